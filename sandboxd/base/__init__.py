@@ -1,0 +1,1 @@
+"""Pure values: errors, ids, units, clock. Imports nothing of sandboxd."""
