@@ -119,6 +119,64 @@ INTERNAL = _kind(
 
 # --- sandboxes -----------------------------------------------------------------------------------------------------
 
+SANDBOX_NOT_FOUND = _kind(
+    "sandbox_not_found",
+    "no sandbox {id}",
+    "No sandbox has this id, a name like this, or an id that starts so.",
+    "`sandboxctl ps -a` lists all sandboxes.",
+    grpc="NOT_FOUND",
+)
+SANDBOX_AMBIGUOUS = _kind(
+    "sandbox_ambiguous",
+    "{id} could be more than one sandbox",
+    "These ids start so: {matches}.",
+    "Give more digits of the id, or the sandbox's name: `sandboxctl ps -a`.",
+    grpc="INVALID_ARGUMENT",
+)
+NAME_IN_USE = _kind(
+    "name_in_use",
+    "the name {name} is in use",
+    "Sandbox {id} has it.",
+    "Choose another name, remove that sandbox with `sandboxctl rm -f {name}`, or replace it with `--replace`.",
+    grpc="ALREADY_EXISTS",
+)
+SANDBOX_WRONG_STATE = _kind(
+    "sandbox_wrong_state",
+    "cannot {operation} sandbox {id}: it is {state}",
+    "This needs a sandbox that is {needed}.",
+    "`sandboxctl ps -a` shows the state of every sandbox.",
+    grpc="FAILED_PRECONDITION",
+)
+SANDBOX_RUNNING = _kind(
+    "sandbox_running",
+    "cannot remove sandbox {id}: it is {state}",
+    "A sandbox is removed when it has stopped.",
+    "Stop it with `sandboxctl stop {id}`, or remove it at once with `sandboxctl rm -f {id}`.",
+    grpc="FAILED_PRECONDITION",
+)
+TOO_MANY_SANDBOXES = _kind(
+    "too_many_sandboxes",
+    "no room for another sandbox",
+    "{count} sandboxes are alive and the limit is {limit}.",
+    "End one with `sandboxctl stop ID`, or raise `sandboxes` below `[limits]` in the configuration and restart sandboxd.",
+    blame=Blame.HOST,
+    grpc="RESOURCE_EXHAUSTED",
+    retryable=True,
+)
+COPY_REFUSED = _kind(
+    "copy_refused",
+    "cannot copy to {path}",
+    "{reason}",
+    "Make the archive again without this entry: `tar -t` shows what is in it.",
+)
+PATH_NOT_FOUND = _kind(
+    "path_not_found",
+    "no {path} in sandbox {id}",
+    "{reason}",
+    "`sandboxctl exec {id} ls -la /` shows what is there.",
+    grpc="NOT_FOUND",
+)
+
 # --- machines (vmm) ------------------------------------------------------------------------------------------------
 
 # --- images and disks ----------------------------------------------------------------------------------------------
@@ -128,3 +186,62 @@ INTERNAL = _kind(
 # --- container specifications --------------------------------------------------------------------------------------
 
 # --- daemon, configuration, client ---------------------------------------------------------------------------------
+
+CONFIG_UNKNOWN_KEY = _kind(
+    "config_unknown_key",
+    "the configuration {path} has a key that sandboxd does not know: {key}",
+    "{reason}",
+    "Correct it in {path}; `sandboxctl config show` prints every key and its value.",
+)
+CONFIG_INVALID = _kind(
+    "config_invalid",
+    "the configuration {path} is not valid",
+    "{reason}",
+    "Correct it in {path}; `sandboxctl config show` prints every key and its value.",
+)
+CONFIG_UNREADABLE = _kind(
+    "config_unreadable",
+    "the configuration {path} cannot be read",
+    "{reason}",
+    "Check that the file exists and is readable: `ls -l {path}`.",
+)
+DAEMON_ALREADY_RUNNING = _kind(
+    "daemon_already_running",
+    "sandboxd runs already",
+    "Process {pid} holds {lock}.",
+    "Use the running one, end it with `kill {pid}`, or give this one another run_dir in its configuration.",
+    grpc="FAILED_PRECONDITION",
+)
+DAEMON_NOT_READY = _kind(
+    "daemon_not_ready",
+    "sandboxd is still starting",
+    "After {waited_s} s it had not finished looking after the sandboxes of its predecessor: {stage}.",
+    "Try again in a moment; the daemon's log shows what it waits for.",
+    blame=Blame.HOST,
+    grpc="UNAVAILABLE",
+    retryable=True,
+)
+DAEMON_STATE_UNUSABLE = _kind(
+    "daemon_state_unusable",
+    "the daemon's state in {path} cannot be used",
+    "{reason}",
+    "Run the sandboxd that wrote it, or move the file away: `mv {path} {path}.old`.",
+    blame=Blame.HOST,
+    grpc="FAILED_PRECONDITION",
+)
+DAEMON_DIRECTORY_UNUSABLE = _kind(
+    "daemon_directory_unusable",
+    "sandboxd cannot use {path}",
+    "{reason}",
+    "Run sandboxd as root, or set data_dir and run_dir in its configuration to directories that it may write.",
+    blame=Blame.HOST,
+    grpc="FAILED_PRECONDITION",
+)
+SUBSCRIBER_TOO_SLOW = _kind(
+    "subscriber_too_slow",
+    "the stream of events was ended",
+    "The reader was {count} events behind, which is the limit.",
+    "Read faster, and catch up with `sandboxctl events --since 10m`.",
+    grpc="RESOURCE_EXHAUSTED",
+    retryable=True,
+)
