@@ -1,0 +1,132 @@
+"""ttrpc's wire format: bytes in, frames out, no I/O.
+
+A frame is a header of 10 bytes, big-endian (u32 payload length, u32 stream id, u8 message type, u8 flags), and its
+payload. Source: ttrpc PROTOCOL.md, section "Message Frame". Unary calls only: one request and one response per stream,
+flags 0.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from dataclasses import dataclass
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from sandboxd.api import ttrpc_pb2
+
+HEADER = struct.Struct(">IIBB")
+PAYLOAD_MAX_BYTES = 4 << 20
+STREAM_ID_MAX = (1 << 32) - 1
+
+M = TypeVar("M", bound=Message)
+
+
+class ProtocolError(Exception):
+    """The peer sent what no ttrpc peer sends. The connection is of no use any more."""
+
+
+class MessageType(enum.IntEnum):
+    REQUEST = 1
+    RESPONSE = 2
+    DATA = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One message. `payload` is at most 4 MiB."""
+
+    stream_id: int
+    type: MessageType
+    flags: int
+    payload: bytes
+
+
+class FrameDecoder:
+    """Collects bytes as they come (`receive`) and hands out whole frames (`next_frame`).
+
+    A length is checked as soon as its header is complete, before anything is kept for it, so that it holds at most what
+    was received of one unfinished frame. After a ProtocolError the decoder stays broken and raises the same again.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._offset = 0
+        self._error: ProtocolError | None = None
+
+    @property
+    def mid_frame(self) -> bool:
+        """Whether the bytes so far end inside a frame: an end of stream now is a truncation."""
+        return len(self._buffer) > self._offset
+
+    def receive(self, data: bytes | bytearray | memoryview) -> None:
+        """Takes bytes; any number of them."""
+        if not self._error:
+            self._buffer += data
+
+    def next_frame(self) -> Frame | None:
+        """The next whole frame, or None until more is received. Raises ProtocolError at a frame that is not allowed."""
+        if self._error:
+            raise self._error
+        if len(self._buffer) - self._offset < HEADER.size:
+            self._compact()
+            return None
+        length, stream_id, type_number, flags = HEADER.unpack_from(self._buffer, self._offset)
+        if error := _header_error(length, stream_id, type_number):
+            self._error = error
+            self._buffer.clear()
+            raise error
+        begin = self._offset + HEADER.size
+        if len(self._buffer) - begin < length:
+            self._compact()
+            return None
+        with memoryview(self._buffer) as view:
+            payload = bytes(view[begin : begin + length])
+        self._offset = begin + length
+        return Frame(stream_id, MessageType(type_number), flags, payload)
+
+    def _compact(self) -> None:
+        del self._buffer[: self._offset]
+        self._offset = 0
+
+
+def _header_error(length: int, stream_id: int, type_number: int) -> ProtocolError | None:
+    if length > PAYLOAD_MAX_BYTES:
+        return ProtocolError(f"message of {length} bytes; the limit is {PAYLOAD_MAX_BYTES}")
+    if type_number not in (MessageType.REQUEST, MessageType.RESPONSE, MessageType.DATA):
+        return ProtocolError(f"message type {type_number} is not known")
+    if stream_id == 0:
+        return ProtocolError("stream id 0 is not allowed")
+    return None
+
+
+def encode_frame(stream_id: int, message_type: MessageType, payload: bytes) -> bytes:
+    """Header and payload, flags 0. Raises ProtocolError if the payload is too long for any peer to take."""
+    if len(payload) > PAYLOAD_MAX_BYTES:
+        raise ProtocolError(f"message of {len(payload)} bytes; the limit is {PAYLOAD_MAX_BYTES}")
+    return HEADER.pack(len(payload), stream_id, message_type, 0) + payload
+
+
+def encode_request(stream_id: int, service: str, method: str, payload: bytes, timeout_ns: int = 0) -> bytes:
+    """A whole request frame. `timeout_ns` 0: none."""
+    request = ttrpc_pb2.Request(service=service, method=method, payload=payload, timeout_nano=timeout_ns)
+    return encode_frame(stream_id, MessageType.REQUEST, request.SerializeToString())
+
+
+def encode_response(stream_id: int, payload: bytes) -> bytes:
+    """A whole answer frame of a call that succeeded."""
+    return encode_frame(stream_id, MessageType.RESPONSE, ttrpc_pb2.Response(payload=payload).SerializeToString())
+
+
+def encode_error(stream_id: int, status: ttrpc_pb2.Status) -> bytes:
+    """A whole answer frame of a call that failed."""
+    return encode_frame(stream_id, MessageType.RESPONSE, ttrpc_pb2.Response(status=status).SerializeToString())
+
+
+def decode_message(message_type: type[M], payload: bytes) -> M:
+    """`payload` as a message of that type. Raises ProtocolError if it is none."""
+    try:
+        return message_type.FromString(payload)
+    except DecodeError as error:
+        raise ProtocolError(f"not a {message_type.DESCRIPTOR.full_name}: {error}") from None
