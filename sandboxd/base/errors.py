@@ -245,3 +245,92 @@ SUBSCRIBER_TOO_SLOW = _kind(
     grpc="RESOURCE_EXHAUSTED",
     retryable=True,
 )
+DAEMON_UNREACHABLE = _kind(
+    "daemon_unreachable",
+    "no sandboxd answers at {socket}",
+    "{reason}",
+    "Start it with `sandboxd`, or name another socket with `--socket PATH` or SANDBOXD_SOCKET.",
+    blame=Blame.HOST,
+    grpc="UNAVAILABLE",
+    retryable=True,
+)
+DAEMON_START_FAILED = _kind(
+    "daemon_start_failed",
+    "sandboxd could not be started",
+    "{reason} Its log ends: {log_tail}",
+    "Run `sandboxd` in the foreground to see all it says; the whole log is {log}.",
+    blame=Blame.HOST,
+    grpc="UNAVAILABLE",
+)
+DAEMON_GONE = _kind(
+    "daemon_gone",
+    "the connection to sandboxd broke",
+    "The daemon at {socket} ended or closed the connection: {reason}.",
+    "Sandboxes run on without it: `sandboxctl ps -a` starts a new daemon and shows them.",
+    blame=Blame.HOST,
+    grpc="UNAVAILABLE",
+    retryable=True,
+)
+CALL_TIMED_OUT = _kind(
+    "call_timed_out",
+    "sandboxd did not answer in time",
+    "{call} took longer than {limit_s} s.",
+    "Try again with a longer timeout; `sandboxctl info` shows whether the daemon answers at all.",
+    blame=Blame.HOST,
+    grpc="DEADLINE_EXCEEDED",
+    retryable=True,
+)
+API_MISMATCH = _kind(
+    "api_mismatch",
+    "this sandboxd does not know the call {call}",
+    "The daemon at {socket} is older or newer than this client: {reason}.",
+    "Restart the daemon so that both are the same version; `sandboxctl version` shows both.",
+    grpc="UNIMPLEMENTED",
+)
+SANDBOX_LOST = _kind(
+    "sandbox_lost",
+    "sandbox {id} did not end by itself: {reason}",
+    "{detail}",
+    "`sandboxctl inspect {id}` and `sandboxctl logs {id}` show what is known about it.",
+    blame=Blame.HOST,
+    grpc="ABORTED",
+)
+COMMAND_FAILED = _kind(
+    "command_failed",
+    "{command} ended with status {status}",
+    "Its error output ends: {stderr_tail}",
+    "`result.stdout` and `result.stderr` hold all of its output when it is run with check=False.",
+    grpc="ABORTED",
+)
+NO_TERMINAL = _kind(
+    "no_terminal",
+    "the input is not a terminal",
+    "-t with -i needs a terminal as standard input, and it is {what}.",
+    "Leave out -t: `sandboxctl {command} -i ...`.",
+)
+LOCAL_FILE = _kind(
+    "local_file",
+    "cannot use {path} on this host",
+    "{reason}.",
+    "Check that it exists and who may use it: `ls -ld {path}`.",
+)
+COPY_TARGET = _kind(
+    "copy_target",
+    "cannot copy {source} to {target}",
+    "{reason}",
+    "`sandboxctl cp --help` says what a trailing `/` and `/.` mean.",
+)
+ARCHIVE_REFUSED = _kind(
+    "archive_refused",
+    "the archive from the sandbox has an entry that is not written to this host: {entry}",
+    "{reason}",
+    "Copy a part of the tree that is without it, or look at it with `sandboxctl cp NAME:PATH - | tar -tv`.",
+    blame=Blame.GUEST,
+    grpc="DATA_LOSS",
+)
+UNKNOWN_FIELD = _kind(
+    "unknown_field",
+    "the template asks for {field}, which there is not",
+    "The nearest field is {nearest}; there are: {fields}.",
+    "`--format json` shows all fields with their values.",
+)
