@@ -177,6 +177,115 @@ PATH_NOT_FOUND = _kind(
     grpc="NOT_FOUND",
 )
 
+COMMAND_NOT_FOUND = _kind(
+    "command_not_found",
+    "the command {command} was not found in sandbox {id}",
+    "There is no such file in the container, or the interpreter that its first line names is missing: {errno}.",
+    "Check the spelling, or look around with `sandboxctl run -it --entrypoint sh IMAGE`.",
+    exit_status=127,
+    grpc="NOT_FOUND",
+)
+COMMAND_NOT_EXECUTABLE = _kind(
+    "command_not_executable",
+    "the command {command} cannot be executed in sandbox {id}",
+    "The guest's kernel refused it: {errno}.",
+    "Check that the file is a program for this machine and that its execute bits are set: `chmod +x FILE`.",
+    exit_status=126,
+    grpc="FAILED_PRECONDITION",
+)
+CONTAINER_NOT_FOUND = _kind(
+    "container_not_found",
+    "no process {id} in this sandbox",
+    "The sandbox's shim knows no container or exec of this id.",
+    "`sandboxctl ps -a` lists all sandboxes.",
+    grpc="NOT_FOUND",
+)
+CONTAINER_EXISTS = _kind(
+    "container_exists",
+    "the id {id} is in use in this sandbox",
+    "A container or exec of this id was made before and not deleted.",
+    "Delete it first, or choose another id.",
+    grpc="ALREADY_EXISTS",
+)
+STDIO_UNUSABLE = _kind(
+    "stdio_unusable",
+    "cannot use {path} for the process's {stream}",
+    "{reason}",
+    "Give an empty string, a FIFO that exists and whose other end is open, file://PATH or log://PATH.",
+)
+BUNDLE_UNUSABLE = _kind(
+    "bundle_unusable",
+    "the container's bundle {bundle} cannot be used",
+    "{reason}",
+    "Check its config.json: `cat {bundle}/config.json`.",
+)
+BOOT_TIMEOUT = _kind(
+    "boot_timeout",
+    "sandbox {id} did not come up within {limit_s} s",
+    "It got as far as: {stage}. The guest's console ends: {console}",
+    "On a busy machine, raise `boot_timeout` below `[machine]` in the configuration and try again.",
+    blame=Blame.HOST,
+    grpc="DEADLINE_EXCEEDED",
+    retryable=True,
+)
+MACHINE_DIED = _kind(
+    "machine_died",
+    "the machine of sandbox {id} ended while it was needed to {operation}",
+    "{detail}",
+    "`sandboxctl logs {id}` and `sandboxctl inspect {id}` show what is known about it.",
+    blame=Blame.HOST,
+    grpc="ABORTED",
+)
+MACHINE_FIXED = _kind(
+    "machine_fixed",
+    "sandbox {id} cannot take another disk",
+    "Its machine is running, and the container asks for {count} more disk(s).",
+    "Start the container in a sandbox of its own: `sandboxctl run IMAGE`.",
+    grpc="FAILED_PRECONDITION",
+)
+SHIM_START_FAILED = _kind(
+    "shim_start_failed",
+    "the process that looks after sandbox {id} could not be started",
+    "{reason} It said last: {log_tail}",
+    "`sandboxctl doctor` checks what it needs; the daemon's log has the rest.",
+    blame=Blame.HOST,
+    grpc="INTERNAL",
+)
+SHIM_LOST = _kind(
+    "shim_lost",
+    "the process that looks after sandbox {id} is gone",
+    "{reason}",
+    "The sandbox ended with it; start it anew. `sandboxctl inspect {id}` shows what is known.",
+    blame=Blame.HOST,
+    grpc="UNAVAILABLE",
+)
+SHIM_TIMEOUT = _kind(
+    "shim_timeout",
+    "sandbox {id} did not answer in time",
+    "{operation} took longer than {limit_s} s.",
+    "`sandboxctl stats {id}` shows whether the guest is busy; `sandboxctl kill {id}` ends it.",
+    blame=Blame.GUEST,
+    grpc="DEADLINE_EXCEEDED",
+    retryable=True,
+)
+STILL_HELD = _kind(
+    "still_held",
+    "not everything of sandbox {id} could be removed",
+    "{reason}",
+    "Restart sandboxd, which tries again at its start: `systemctl restart sandboxd`.",
+    blame=Blame.HOST,
+    grpc="INTERNAL",
+    retryable=True,
+)
+CGROUP_UNUSABLE = _kind(
+    "cgroup_unusable",
+    "the control group {cgroup} cannot be set up",
+    "{reason}",
+    "Check that cgroups are mounted and writable: `mount -t cgroup,cgroup2`.",
+    blame=Blame.HOST,
+    grpc="FAILED_PRECONDITION",
+)
+
 # --- machines (vmm) ------------------------------------------------------------------------------------------------
 
 # --- images and disks ----------------------------------------------------------------------------------------------
@@ -184,6 +293,60 @@ PATH_NOT_FOUND = _kind(
 # --- network -------------------------------------------------------------------------------------------------------
 
 # --- container specifications --------------------------------------------------------------------------------------
+
+OCI_SPEC_INVALID = _kind(
+    "oci_spec_invalid",
+    "the container's {document} is not valid",
+    "{findings}",
+    "Correct the named values in {document}; the OCI runtime specification 1.0.2 and later says what each may hold.",
+)
+OCI_SPEC_UNSUPPORTED = _kind(
+    "oci_spec_unsupported",
+    "the container's {document} asks for what a microVM sandbox cannot give",
+    "{findings}",
+    "Leave the named settings out of {document}, or run this container with a runtime that shares the host's kernel (runc, crun).",
+    grpc="FAILED_PRECONDITION",
+)
+HOST_BIND_UNSUPPORTED = _kind(
+    "host_bind_unsupported",
+    "a directory or special file of the host cannot be mounted into a sandbox",
+    "{findings}",
+    "Copy it in once the sandbox runs: `sandboxctl cp PATH ID:PATH`.",
+    grpc="FAILED_PRECONDITION",
+)
+HOOKS_UNSUPPORTED = _kind(
+    "hooks_unsupported",
+    "the container's OCI hooks cannot be run",
+    "{findings}",
+    "Remove `hooks` from config.json. Under nerdctl, which sets up its network with a hook, add `--network none`.",
+    grpc="FAILED_PRECONDITION",
+)
+ROOTFS_UNSUPPORTED = _kind(
+    "rootfs_unsupported",
+    "the container's root file system comes in a form that a microVM cannot mount",
+    "{findings}",
+    "Use the EROFS snapshotter (containerd 2.2 or later): `ctr run --snapshotter erofs ...`.",
+    grpc="FAILED_PRECONDITION",
+)
+SECCOMP_PROFILE_INVALID = _kind(
+    "seccomp_profile_invalid",
+    "the seccomp profile cannot be compiled",
+    "{reason}",
+    "Correct the profile, or leave it out to get the default one: `sandboxctl run` without `--security-opt seccomp=...`.",
+)
+UNKNOWN_USER = _kind(
+    "unknown_user",
+    "there is no {what} {name} in the image",
+    "{reason}",
+    "Give a numeric id, which needs no entry in the image: `sandboxctl run -u 1000:1000 ...`.",
+    exit_status=126,
+)
+NO_COMMAND = _kind(
+    "no_command",
+    "there is nothing to run",
+    "No command was given and the image names neither Entrypoint nor Cmd.",
+    "Give one: `sandboxctl run IMAGE COMMAND`.",
+)
 
 # --- daemon, configuration, client ---------------------------------------------------------------------------------
 
