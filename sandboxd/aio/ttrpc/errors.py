@@ -1,7 +1,7 @@
 """What a ttrpc call can end with, and the one table between our errors and ttrpc's status codes.
 
-A SandboxdError crosses the wire whole: its code and context ride in Status.details as a `sandboxd.v1.ErrorDetail` inside
-a google.protobuf.Any, so that the caller raises the same error again. Peers that do not know it read code and message.
+A SandboxdError crosses the wire whole: its code and context ride in Status.details as a `sandboxd.v1.ErrorDetail`
+inside a google.protobuf.Any, so that the caller raises the same error again. Other peers read code and message.
 """
 
 from __future__ import annotations
