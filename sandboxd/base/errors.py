@@ -290,7 +290,251 @@ CGROUP_UNUSABLE = _kind(
 
 # --- images and disks ----------------------------------------------------------------------------------------------
 
+IMAGE_NOT_FOUND = _kind(
+    "image_not_found",
+    "there is no image {reference} on this host",
+    "No image of that name or id was pulled or loaded here.",
+    "Pull it with `sandboxctl pull {reference}`, or see what is here with `sandboxctl images`.",
+    grpc="NOT_FOUND",
+)
+IMAGE_UNKNOWN = _kind(
+    "image_unknown",
+    "the registry has no image {reference}",
+    "{reason}",
+    "Check the name and the tag; `skopeo list-tags docker://{repository}` shows the tags that exist.",
+    grpc="NOT_FOUND",
+)
+IMAGE_AMBIGUOUS = _kind(
+    "image_ambiguous",
+    "{reference} could be any of {count} images",
+    "The id prefix fits more than one image: {matches}.",
+    "Give more digits of the id; `sandboxctl images` lists them.",
+)
+IMAGE_REFERENCE_INVALID = _kind(
+    "image_reference_invalid",
+    "{reference} is not an image reference",
+    "{reason}",
+    "References read [HOST[:PORT]/]NAME[:TAG][@sha256:DIGEST], with NAME in lower case.",
+)
+IMAGE_NO_REGISTRY = _kind(
+    "image_no_registry",
+    "{reference} names no registry, and no default registry is configured",
+    "A name without a host is looked up in the configured default registry only, and there is none.",
+    'Use HOST/{reference}, or set `default_registry = "HOST"` in the section [images] of the configuration.',
+    grpc="FAILED_PRECONDITION",
+)
+IMAGE_REGISTRY_UNREACHABLE = _kind(
+    "image_registry_unreachable",
+    "the registry {registry} does not answer",
+    "{reason}",
+    "Check name, port and network (`curl -v https://{registry}/v2/`), or configure a mirror; then pull again.",
+    blame=Blame.HOST,
+    grpc="UNAVAILABLE",
+    retryable=True,
+)
+IMAGE_AUTHENTICATION = _kind(
+    "image_authentication",
+    "the registry {registry} refuses access to {reference}",
+    "{reason}",
+    "Give `sandboxctl pull --username NAME --password-stdin {reference}`; a misspelt name can show this way too.",
+    grpc="UNAUTHENTICATED",
+)
+IMAGE_TLS = _kind(
+    "image_tls",
+    "no trusted connection to the registry {registry}",
+    "{reason}",
+    "Use `sandboxctl pull --ca-file FILE {reference}` with the registry's CA, or `--tls-verify=false` where that is safe.",
+    grpc="FAILED_PRECONDITION",
+)
+IMAGE_DIGEST_MISMATCH = _kind(
+    "image_digest_mismatch",
+    "{item} of {reference} is not what its digest says",
+    "Expected {expected}, got {actual}: it was changed or damaged on its way.",
+    "Pull or copy it again; if it stays so, the registry or archive is damaged or cannot be trusted.",
+    grpc="DATA_LOSS",
+)
+IMAGE_TRUNCATED = _kind(
+    "image_truncated",
+    "{item} of {reference} ends early",
+    "{reason}",
+    "Pull or copy it again; if it stays so, push or save the image anew.",
+    grpc="DATA_LOSS",
+    retryable=True,
+)
+IMAGE_UNSUPPORTED_MEDIA_TYPE = _kind(
+    "image_unsupported_media_type",
+    "{reference} is of a kind that cannot be run",
+    "{reason}",
+    "Use a container image with plain, gzip or zstd layers; `skopeo inspect --raw` shows what it is made of.",
+)
+IMAGE_WRONG_ARCHITECTURE = _kind(
+    "image_wrong_architecture",
+    "{reference} is not made for {wanted}",
+    "It exists for {available} only.",
+    "Use an image that is built for {wanted}, or build it with `--platform {wanted}`.",
+    grpc="FAILED_PRECONDITION",
+)
+IMAGE_LAYER_UNSAFE = _kind(
+    "image_layer_unsafe",
+    "a layer of {reference} reaches out of the image's root",
+    "Entry {entry} of layer {layer}: {reason}.",
+    "Do not use this image: no honest tool writes such a layer. Nothing of it was kept.",
+)
+IMAGE_LAYER_INVALID = _kind(
+    "image_layer_invalid",
+    "a layer of {reference} cannot be unpacked",
+    "Layer {layer}: {reason}.",
+    "Build and push the image again; `tar -tvf` on the layer shows what is wrong with it.",
+)
+IMAGE_TOO_LARGE = _kind(
+    "image_too_large",
+    "{reference} is too large to unpack",
+    "{what} is over the limit of {limit}.",
+    "Use a smaller image, or raise `max_unpacked_bytes` in the section [images] of the configuration.",
+    grpc="RESOURCE_EXHAUSTED",
+)
+IMAGE_NO_SPACE = _kind(
+    "image_no_space",
+    "no space left for {reference}",
+    "The file system of {path} is full.",
+    "Free space (`df -h {path}`; `sandboxctl rmi IMAGE` removes an image), then try again.",
+    blame=Blame.HOST,
+    grpc="RESOURCE_EXHAUSTED",
+    retryable=True,
+)
+IMAGE_MANIFEST_INVALID = _kind(
+    "image_manifest_invalid",
+    "{item} of {reference} cannot be understood",
+    "{reason}",
+    "Build and push the image again; `skopeo inspect --raw` shows what is there.",
+)
+IMAGE_ARCHIVE_INVALID = _kind(
+    "image_archive_invalid",
+    "{path} holds no image",
+    "{reason}",
+    "Load what `docker save`, `podman save` or `skopeo copy ... oci-archive:FILE` wrote, or an OCI layout directory.",
+)
+IMAGE_IN_USE = _kind(
+    "image_in_use",
+    "the image {reference} is in use",
+    "{count} sandboxes use it: {sandboxes}.",
+    "Remove them first (`sandboxctl rm -f {first}`), or remove the image with `sandboxctl rmi --force {reference}`.",
+    grpc="FAILED_PRECONDITION",
+)
+IMAGE_SEVERAL_REFERENCES = _kind(
+    "image_several_references",
+    "the image {reference} has several names",
+    "It is known as {references}.",
+    "Remove one name with `sandboxctl rmi NAME`, or all with `sandboxctl rmi --force {reference}`.",
+    grpc="FAILED_PRECONDITION",
+)
+IMAGE_STORE_LOCKED = _kind(
+    "image_store_locked",
+    "the image store {path} is in use by another process",
+    "Two daemons cannot share one image store.",
+    "Stop the other daemon (`fuser -v {path}/store.lock` shows it), or give this one a data directory of its own.",
+    blame=Blame.HOST,
+    grpc="FAILED_PRECONDITION",
+)
+IMAGE_TOOL_FAILED = _kind(
+    "image_tool_failed",
+    "{tool} failed on {reference}",
+    "{reason}",
+    "See that {package} is installed (`apt-get install {package}`), then try again; the text above is {tool}'s own.",
+    blame=Blame.HOST,
+    grpc="INTERNAL",
+)
+DISK_TOO_SMALL = _kind(
+    "disk_too_small",
+    "a disk of {size} is too small",
+    "A disk needs at least {minimum} to hold a file system.",
+    "Give `--disk {minimum}` or more.",
+)
+DISK_TOO_LARGE = _kind(
+    "disk_too_large",
+    "a disk of {size} is too large",
+    "A disk can have at most {maximum}.",
+    "Give `--disk {maximum}` or less.",
+)
+DISK_NO_SPACE = _kind(
+    "disk_no_space",
+    "no space left to make a disk",
+    "The file system of {path} is full.",
+    "Free space (`df -h {path}`), then try again.",
+    blame=Blame.HOST,
+    grpc="RESOURCE_EXHAUSTED",
+    retryable=True,
+)
+DISK_TEMPLATE_FAILED = _kind(
+    "disk_template_failed",
+    "no empty disk of {size} could be made",
+    "{reason}",
+    "See that the package e2fsprogs is installed (`apt-get install e2fsprogs`) and {path} is writable.",
+    blame=Blame.HOST,
+    grpc="INTERNAL",
+)
+
 # --- network -------------------------------------------------------------------------------------------------------
+
+NETWORK_SETUP_FAILED = _kind(
+    "network_setup_failed",
+    "cannot set up the network: {what}",
+    "{reason}",
+    "`sandboxctl doctor` checks what the network needs; `--network none` runs without one.",
+    blame=Blame.HOST,
+    grpc="FAILED_PRECONDITION",
+)
+NFTABLES_REFUSED = _kind(
+    "nftables_refused",
+    "nftables refused a change to sandboxd's rules",
+    "nft says: {reason}",
+    "`sandboxctl doctor` checks what the rules need of the kernel; `nft list ruleset` shows what is there.",
+    blame=Blame.HOST,
+    grpc="FAILED_PRECONDITION",
+)
+TAP_UNUSABLE = _kind(
+    "tap_unusable",
+    "cannot use the tap {tap}",
+    "{reason}",
+    "`modprobe tun` loads the driver; `ip -details link show {tap}` shows the device.",
+    blame=Blame.HOST,
+    grpc="FAILED_PRECONDITION",
+)
+SUBNET_COLLISION = _kind(
+    "subnet_collision",
+    "the subnet {subnet} is taken",
+    "This host already has {other}.",
+    'Set another one in the configuration, [network] subnet = "10.210.0.0/16", or let sandboxd choose: subnet = "auto".',
+    grpc="FAILED_PRECONDITION",
+)
+SUBNET_NONE_FREE = _kind(
+    "subnet_none_free",
+    "no free subnet for the sandboxes",
+    "Every private network that sandboxd would take overlaps one of this host's routes or addresses.",
+    'Give it one that may be used: [network] subnet = "A.B.C.D/20" in the configuration. `ip route show table all` lists the routes.',
+    grpc="FAILED_PRECONDITION",
+)
+NETWORK_FULL = _kind(
+    "network_full",
+    "no room for another sandbox on the network",
+    "{reason}",
+    "Remove a sandbox that is not needed (`sandboxctl ps`), or run this one with `--network none`.",
+    grpc="RESOURCE_EXHAUSTED",
+)
+PORT_IN_USE = _kind(
+    "port_in_use",
+    "port {port}/{protocol} of {bind} is in use",
+    "{holder} has it.",
+    "Publish on another port of the host, or let it choose a free one: `-p {guest_port}`.",
+    grpc="ALREADY_EXISTS",
+)
+PORT_UNAVAILABLE = _kind(
+    "port_unavailable",
+    "cannot publish on {bind}:{port}/{protocol}",
+    "{reason}",
+    "`ip -4 address` lists this host's addresses; `-p HOST:GUEST` publishes on all of them.",
+    grpc="FAILED_PRECONDITION",
+)
 
 # --- container specifications --------------------------------------------------------------------------------------
 
