@@ -20,7 +20,12 @@ def test_output_and_exit_status(house: House) -> None:
 
 @pytest.mark.parametrize(
     ("command", "status"),
-    [(["nosuch"], 127), (["/etc/passwd"], 126), (["sh", "-c", "kill -9 $$"], 137), (["sh", "-c", "kill -TERM $$"], 143)],
+    [
+        (["nosuch"], 127),
+        (["/etc/passwd"], 126),
+        (["sh", "-c", "kill -9 $$"], 137),
+        (["sh", "-c", "kill -TERM $$"], 143),
+    ],
 )
 def test_docker_exit_codes(house: House, command: list[str], status: int) -> None:
     assert house.ctl("run", "--rm", "busybox", *command).returncode == status
@@ -36,7 +41,9 @@ def test_it_is_a_machine_of_its_own(house: House) -> None:
 def test_options_reach_the_workload(house: House, tmp_path: Path) -> None:
     env_file = tmp_path / "env"
     env_file.write_text("# comment\nFROM_FILE=yes\n")
-    script = "echo $A $FROM_FILE; pwd; id -u; id -g; hostname; cat /etc/hostname; touch /x 2>/dev/null || echo read-only"
+    script = (
+        "echo $A $FROM_FILE; pwd; id -u; id -g; hostname; cat /etc/hostname; touch /x 2>/dev/null || echo read-only"
+    )
     options = ["-e", "A=b", "--env-file", env_file, "-w", "/tmp", "-u", "1000:100", "--hostname", "box", "--read-only"]
     out = house.ok("run", "--rm", *options, "--entrypoint", "sh", "busybox", "-c", script)
     assert out.splitlines() == ["b yes", "/tmp", "1000", "100", "box", "box", "read-only"]
@@ -44,7 +51,9 @@ def test_options_reach_the_workload(house: House, tmp_path: Path) -> None:
 
 def test_size_of_the_machine(house: House) -> None:
     script = "nproc; grep MemTotal /proc/meminfo; df -m / | tail -1"
-    out = house.ok("run", "--rm", "-m", "256M", "--cpus", "2", "--disk", "64M", "busybox", "sh", "-c", script).split("\n")
+    out = house.ok("run", "--rm", "-m", "256M", "--cpus", "2", "--disk", "64M", "busybox", "sh", "-c", script).split(
+        "\n"
+    )
     assert out[0] == "2"
     assert 150_000 < int(out[1].split()[1]) < 256 * 1024
     assert 30 < int(out[2].split()[1]) <= 64
@@ -65,7 +74,9 @@ def test_standard_input_streams(house: House) -> None:
 
 def test_big_standard_input_and_output_are_whole(house: House) -> None:
     data = os.urandom(1 << 20) * 24
-    done = house.ctl("run", "--rm", "-i", "busybox", "sh", "-c", "tee /tmp/copy | sha256sum >&2; cat /tmp/copy", stdin=data)
+    done = house.ctl(
+        "run", "--rm", "-i", "busybox", "sh", "-c", "tee /tmp/copy | sha256sum >&2; cat /tmp/copy", stdin=data
+    )
     assert done.returncode == 0
     assert done.stderr.split()[0].decode() == hashlib.sha256(data).hexdigest()
     assert hashlib.sha256(done.stdout).digest() == hashlib.sha256(data).digest()
@@ -98,7 +109,9 @@ def test_timings_and_trace(house: House, tmp_path: Path) -> None:
 
 
 def test_detached_life(house: House) -> None:
-    sandbox = house.ok("run", "-d", "--name", "life", "--label", "a=b", "busybox", "sh", "-c", "echo hello; exec sleep 1000")
+    sandbox = house.ok(
+        "run", "-d", "--name", "life", "--label", "a=b", "busybox", "sh", "-c", "echo hello; exec sleep 1000"
+    )
     assert house.inspect("life")["id"] == sandbox
     assert [row["name"] for row in json.loads(house.ok("ps", "--format", "json"))] == ["life"]
     assert house.ctl("exec", "life", "sh", "-c", "echo in; exit 3").returncode == 3

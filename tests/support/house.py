@@ -32,12 +32,19 @@ class House:
     run_dir: Path
     data_dir: Path
     environ: Mapping[str, str]
+    prefix: tuple[str, ...] = ()
+    """Put before every command: `nsenter --net=...` for a house in a network of its own."""
 
     def ctl(
         self, *arguments: str | Path, stdin: bytes = b"", timeout_s: float = START_TIMEOUT_S, check: bool = False
     ) -> subprocess.CompletedProcess[bytes]:
         done = subprocess.run(
-            [SANDBOXCTL, *arguments], input=stdin, capture_output=True, timeout=timeout_s, env=self.environ, check=False
+            [*self.prefix, SANDBOXCTL, *arguments],
+            input=stdin,
+            capture_output=True,
+            timeout=timeout_s,
+            env=self.environ,
+            check=False,
         )
         if check and done.returncode:
             raise AssertionError(f"sandboxctl {arguments}: {done.returncode}\n{done.stdout!r}\n{done.stderr.decode()}")
@@ -48,7 +55,7 @@ class House:
         return self.ctl(*arguments, stdin=stdin, timeout_s=timeout_s, check=True).stdout.decode().strip()
 
     def spawn(self, *arguments: str | Path, **kwargs: Any) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([SANDBOXCTL, *arguments], env=self.environ, **kwargs)
+        return subprocess.Popen([*self.prefix, SANDBOXCTL, *arguments], env=self.environ, **kwargs)
 
     def refused(self, *arguments: str | Path, code: str, exit_status: int = 125) -> dict[str, Any]:
         """The error of a command that must fail with this catalogue code; nothing half-made stays."""
@@ -76,7 +83,7 @@ class House:
 
 
 @contextlib.contextmanager
-def running_house(root: Path, *, name: str = "t", extra: str = "") -> Iterator[House]:
+def running_house(root: Path, *, name: str = "t", extra: str = "", prefix: tuple[str, ...] = ()) -> Iterator[House]:
     """A house below `root` whose bridge and taps carry `name` (at most 4 letters). All of it is gone afterwards."""
     data_dir, run_dir = root / "data", Path("/run") / f"sandboxd-{name}-{os.getpid()}"
     data_dir.mkdir(parents=True)
@@ -86,7 +93,7 @@ def running_house(root: Path, *, name: str = "t", extra: str = "") -> Iterator[H
         f'data_dir = "{data_dir}"\nrun_dir = "{run_dir}"\n[network]\nbridge = "sbr-{name}"\ntap_prefix = "{name}"\n{extra}'
     )
     environ = {**os.environ, "SANDBOXD_CONFIG": str(config), "NO_COLOR": "1"}
-    house = House(root, config, run_dir, data_dir, environ)
+    house = House(root, config, run_dir, data_dir, environ, prefix)
     try:
         yield house
     finally:

@@ -1,0 +1,94 @@
+"""Any process can die at any instruction: what is promised stays, what is left is cleaned up, and it is called what it is."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.house import House, eventually
+from tests.support.leaks import Inventory
+
+
+@pytest.fixture
+def clean(house: House) -> Iterator[None]:
+    """Around one crash: nothing of it stays. The first run makes what the daemon keeps (bridge, one tap)."""
+    house.ok("run", "--rm", "busybox", "true")
+    before = Inventory.take([house.run_dir, house.data_dir / "sandboxes"])
+    yield
+    ids = house.ok("ps", "-aq").split()
+    if ids:
+        house.ok("rm", "-f", *ids)
+    eventually(lambda: not _left(house, before))
+
+
+def _left(house: House, before: Inventory) -> dict[str, list[str]]:
+    leaked = before.leaked(Inventory.take([house.run_dir, house.data_dir / "sandboxes"]))
+    taps = [name for name in leaked.pop("links", []) if not name.startswith("mv")]  # pooled taps may come, not others
+    leaked["processes"] = [line for line in leaked.get("processes", []) if "sandboxd.daemon" not in line]
+    leaked["files"] = [path for path in leaked.get("files", []) if "/sandboxd." not in path]
+    return {kind: names for kind, names in {**leaked, "links": taps}.items() if names}
+
+
+def _start(house: House, *command: str) -> str:
+    return house.ok("run", "-d", "busybox", *command)
+
+
+def test_vmm_killed(house: House, clean: None) -> None:
+    sandbox = _start(house, "sleep", "1000")
+    machine = house.inspect(sandbox)["machine"]
+    os.kill(machine["vmm_pid"], signal.SIGKILL)
+    assert eventually(lambda: house.inspect(sandbox)["state"] == "stopped") < 2
+    exit_ = house.inspect(sandbox)["exit"]
+    assert (exit_["reason"], exit_["exit_status"]) == ("vmm_died", 137)
+    assert not os.path.exists(f"/proc/{machine['shim_pid']}") or eventually(
+        lambda: not os.path.exists(f"/proc/{machine['shim_pid']}")
+    )
+
+
+def test_shim_killed(house: House, clean: None) -> None:
+    sandbox = _start(house, "sleep", "1000")
+    machine = house.inspect(sandbox)["machine"]
+    os.kill(machine["shim_pid"], signal.SIGKILL)
+    assert eventually(lambda: house.inspect(sandbox)["state"] == "stopped") < 2
+    assert house.inspect(sandbox)["exit"]["reason"] == "shim_died"
+    eventually(lambda: not os.path.exists(f"/proc/{machine['vmm_pid']}"))
+
+
+def test_daemon_killed_loses_no_sandbox(house: House, clean: None) -> None:
+    lives = _start(house, "sh", "-c", "i=0; while true; do i=$((i+1)); echo $i; sleep 0.2; done")
+    ends = _start(house, "sh", "-c", "echo ending; sleep 3; exit 42")
+    old = house.daemon_pid
+    house.kill_daemon()
+    eventually(lambda: _exit_recorded(house, ends), 20)
+    assert house.inspect(lives)["state"] == "running"
+    assert house.daemon_pid != old
+    assert house.ok("wait", ends) == "42"
+    assert house.ok("logs", ends) == "ending"
+    numbers = [int(line) for line in house.ok("logs", lives).split()]
+    assert numbers == list(range(1, len(numbers) + 1)) and len(numbers) > 10
+    assert house.ok("exec", lives, "echo", "reached") == "reached"
+    house.ok("stop", "-t", "0", lives)
+
+
+def _exit_recorded(house: House, sandbox: str) -> bool:
+    """Without asking the daemon: there is none."""
+    return any(house.run_dir.rglob(f"*{sandbox}*/exit.json"))
+
+
+def test_daemon_and_shim_killed_together(house: House, clean: None) -> None:
+    sandbox = _start(house, "sleep", "1000")
+    machine = house.inspect(sandbox)["machine"]
+    house.kill_daemon()
+    os.kill(machine["shim_pid"], signal.SIGKILL)
+    assert house.inspect(sandbox)["exit"]["reason"] == "shim_died"
+    assert not os.path.exists(f"/proc/{machine['vmm_pid']}")
+
+
+def test_client_killed_half_way(house: House, clean: None) -> None:
+    with house.spawn("run", "--rm", "--name", "half", "busybox", "sleep", "1000") as process:
+        eventually(lambda: "half" in house.ok("ps", "-a"), 20)
+        process.kill()
+    eventually(lambda: house.ctl("rm", "-f", "half").returncode in (0, 1), 20)

@@ -1,0 +1,49 @@
+"""Many at once, and many in a row, leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.microvm.test_crash import _left
+from tests.support.house import House
+from tests.support.leaks import Inventory
+
+AT_ONCE = 20
+IN_A_ROW = int(os.environ.get("SANDBOXD_TEST_RUNS", "200"))
+
+
+def test_twenty_at_once(house: House) -> None:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        ids = list(
+            pool.map(
+                lambda n: house.ok("run", "-d", "-m", "128M", "busybox", "sleep", "1000", timeout_s=300), range(AT_ONCE)
+            )
+        )
+        assert len(set(ids)) == AT_ONCE
+        addresses = [house.inspect(sandbox)["address"] for sandbox in ids]
+        assert len(set(addresses)) == AT_ONCE
+        assert list(pool.map(lambda sandbox: house.ok("exec", sandbox, "echo", sandbox), ids)) == ids
+        house.ok("rm", "-f", *ids)
+    assert house.ok("ps", "-aq") == ""
+
+
+def test_two_hundred_in_a_row(house: House) -> None:
+    """In two lanes, because the machine has two cores."""
+    lane = ["run", "--rm", "-m", "128M", "busybox", "true"]
+    house.ok(*lane)
+    roots = [house.run_dir, house.data_dir / "sandboxes"]
+    before, rows = Inventory.take(roots), _rows(house)
+    with ThreadPoolExecutor(2) as pool:
+        statuses = list(pool.map(lambda _: house.ctl(*lane).returncode, range(IN_A_ROW)))
+    assert statuses == [0] * IN_A_ROW
+    assert _left(house, before) == {}
+    assert _rows(house) == rows
+    taps = Inventory.take().links - before.links
+    assert len(taps) <= 1, "two lanes may hold one tap more than one did"
+
+
+def _rows(house: House) -> int:
+    with sqlite3.connect(f"file:{house.data_dir / 'state.db'}?mode=ro", uri=True) as connection:
+        return int(connection.execute("SELECT count(*) FROM sandboxes").fetchone()[0])
