@@ -585,7 +585,7 @@ class FileRequest(_message.Message):
     SET_ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
     REMOVE_FIELD_NUMBER: _ClassVar[int]
     container_id: str
-    path: str
+    path: bytes
     stat: FileStat
     list: FileList
     read: FileRead
@@ -593,7 +593,7 @@ class FileRequest(_message.Message):
     make: FileMake
     set_attributes: FileSetAttributes
     remove: FileRemove
-    def __init__(self, container_id: _Optional[str] = ..., path: _Optional[str] = ..., stat: _Optional[_Union[FileStat, _Mapping]] = ..., list: _Optional[_Union[FileList, _Mapping]] = ..., read: _Optional[_Union[FileRead, _Mapping]] = ..., write: _Optional[_Union[FileWrite, _Mapping]] = ..., make: _Optional[_Union[FileMake, _Mapping]] = ..., set_attributes: _Optional[_Union[FileSetAttributes, _Mapping]] = ..., remove: _Optional[_Union[FileRemove, _Mapping]] = ...) -> None: ...
+    def __init__(self, container_id: _Optional[str] = ..., path: _Optional[bytes] = ..., stat: _Optional[_Union[FileStat, _Mapping]] = ..., list: _Optional[_Union[FileList, _Mapping]] = ..., read: _Optional[_Union[FileRead, _Mapping]] = ..., write: _Optional[_Union[FileWrite, _Mapping]] = ..., make: _Optional[_Union[FileMake, _Mapping]] = ..., set_attributes: _Optional[_Union[FileSetAttributes, _Mapping]] = ..., remove: _Optional[_Union[FileRemove, _Mapping]] = ...) -> None: ...
 
 class FileStat(_message.Message):
     __slots__ = ("follow",)
@@ -605,9 +605,9 @@ class FileList(_message.Message):
     __slots__ = ("after", "max_entries")
     AFTER_FIELD_NUMBER: _ClassVar[int]
     MAX_ENTRIES_FIELD_NUMBER: _ClassVar[int]
-    after: str
+    after: bytes
     max_entries: int
-    def __init__(self, after: _Optional[str] = ..., max_entries: _Optional[int] = ...) -> None: ...
+    def __init__(self, after: _Optional[bytes] = ..., max_entries: _Optional[int] = ...) -> None: ...
 
 class FileRead(_message.Message):
     __slots__ = ("offset", "max_bytes")
@@ -637,11 +637,11 @@ class FileMake(_message.Message):
     MINOR_FIELD_NUMBER: _ClassVar[int]
     HARDLINK_OF_FIELD_NUMBER: _ClassVar[int]
     mode: int
-    symlink_target: str
+    symlink_target: bytes
     major: int
     minor: int
-    hardlink_of: str
-    def __init__(self, mode: _Optional[int] = ..., symlink_target: _Optional[str] = ..., major: _Optional[int] = ..., minor: _Optional[int] = ..., hardlink_of: _Optional[str] = ...) -> None: ...
+    hardlink_of: bytes
+    def __init__(self, mode: _Optional[int] = ..., symlink_target: _Optional[bytes] = ..., major: _Optional[int] = ..., minor: _Optional[int] = ..., hardlink_of: _Optional[bytes] = ...) -> None: ...
 
 class FileSetAttributes(_message.Message):
     __slots__ = ("mode", "uid", "gid", "mtime_unix_ns")
@@ -672,18 +672,18 @@ class FileEntry(_message.Message):
     MINOR_FIELD_NUMBER: _ClassVar[int]
     INODE_FIELD_NUMBER: _ClassVar[int]
     LINKS_FIELD_NUMBER: _ClassVar[int]
-    name: str
+    name: bytes
     mode: int
     uid: int
     gid: int
     size: int
     mtime_unix_ns: int
-    symlink_target: str
+    symlink_target: bytes
     major: int
     minor: int
     inode: int
     links: int
-    def __init__(self, name: _Optional[str] = ..., mode: _Optional[int] = ..., uid: _Optional[int] = ..., gid: _Optional[int] = ..., size: _Optional[int] = ..., mtime_unix_ns: _Optional[int] = ..., symlink_target: _Optional[str] = ..., major: _Optional[int] = ..., minor: _Optional[int] = ..., inode: _Optional[int] = ..., links: _Optional[int] = ...) -> None: ...
+    def __init__(self, name: _Optional[bytes] = ..., mode: _Optional[int] = ..., uid: _Optional[int] = ..., gid: _Optional[int] = ..., size: _Optional[int] = ..., mtime_unix_ns: _Optional[int] = ..., symlink_target: _Optional[bytes] = ..., major: _Optional[int] = ..., minor: _Optional[int] = ..., inode: _Optional[int] = ..., links: _Optional[int] = ...) -> None: ...
 
 class FileResponse(_message.Message):
     __slots__ = ("entries", "data", "eof")
