@@ -1,5 +1,5 @@
-"""The daemon's state on disk: SQLite in WAL mode, one connection in one thread: the event loop never waits for a disk and
-no two writers ever meet.
+"""The daemon's state on disk: SQLite in WAL mode, one connection in one thread: the event loop never waits for a disk,
+and no two writers ever meet.
 
 A commit is in the kernel's hands when it returns (synchronous=NORMAL): it survives the daemon's death. A power cut may
 take the last commits, never the database's consistency; reconcile treats what it then finds as leftovers.
@@ -87,7 +87,9 @@ class Store:
                 "SELECT unix_ns, type, action, id, name, attributes FROM events WHERE unix_ns >= ? ORDER BY number",
                 (since_unix_ns,),
             )
-            return [EventRecord(*head, json.loads(attributes)) for *head, attributes in rows]
+            return [
+                EventRecord(at, kind, action, id_, name, json.loads(text)) for at, kind, action, id_, name, text in rows
+            ]
 
         return await self._run(select)
 
