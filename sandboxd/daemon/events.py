@@ -16,39 +16,57 @@ FILTERS_MAX = 64
 _FILTER_KEYS = ("type", "event", "action", "sandbox", "container", "image", "id", "name", "label")
 
 
+class _Subscriber:
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[EventRecord] = asyncio.Queue(BACKLOG_MAX)
+        self.lost = False
+
+    def offer(self, event: EventRecord) -> None:
+        try:
+            self.queue.put_nowait(event)
+        except asyncio.QueueFull:
+            self.lost = True
+
+    def pending(self) -> list[EventRecord]:
+        return [self.queue.get_nowait() for _ in range(self.queue.qsize())]
+
+    async def next(self) -> EventRecord:
+        # What was there before the overflow is still told; then the stream ends instead of leaving a hole.
+        if self.lost and self.queue.empty():
+            raise SandboxdError(SUBSCRIBER_TOO_SLOW, count=BACKLOG_MAX)
+        return await self.queue.get()
+
+
 class EventBus:
     """Events go to the store and to every subscriber; a subscriber that does not read is let go, never waited for."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._queues: set[asyncio.Queue[EventRecord]] = set()
+        self._subscribers: set[_Subscriber] = set()
 
     def publish(self, kind: str, action: str, id_: str, name: str = "", **attributes: str) -> None:
         event = EventRecord(unix_ns(), kind, action, id_, name, attributes)
         self._store.post_event(event)
-        for queue in self._queues:
-            if not queue.full():
-                queue.put_nowait(event)
+        for subscriber in self._subscribers:
+            subscriber.offer(event)
 
     async def stream(self, since_unix_ns: int, *, history: bool, follow: bool) -> AsyncIterator[EventRecord]:
         """First the kept ones from `since_unix_ns` on, then, with `follow`, each new one; none twice, none lost."""
-        queue: asyncio.Queue[EventRecord] = asyncio.Queue(BACKLOG_MAX)
-        self._queues.add(queue)
+        subscriber = _Subscriber()
+        self._subscribers.add(subscriber)
         try:
             kept = await self._store.events(since_unix_ns) if history else []
-            seen = {id(event) for event in kept}
+            # Told and kept between the subscription and the query: these are in both.
+            pending = subscriber.pending()
             for event in kept:
                 yield event
-            del seen
-            last = {(event.unix_ns, event.action, event.id) for event in kept[-BACKLOG_MAX:]}
-            while follow:
-                if queue.full():
-                    raise SandboxdError(SUBSCRIBER_TOO_SLOW, count=BACKLOG_MAX)
-                event = await queue.get()
-                if (event.unix_ns, event.action, event.id) not in last:
+            for event in pending:
+                if follow and event not in kept[-BACKLOG_MAX:]:
                     yield event
+            while follow:
+                yield await subscriber.next()
         finally:
-            self._queues.discard(queue)
+            self._subscribers.discard(subscriber)
 
 
 def parse_event_filters(filters: Sequence[str]) -> dict[str, set[str]]:

@@ -1,4 +1,4 @@
-"""From the error catalogue to gRPC, in one place: a status by the error's kind, and ErrorDetail in the trailing metadata.
+"""From the error catalogue to gRPC, in one place: a status by the error's kind, ErrorDetail in the trailing metadata.
 
 The interceptor wraps every method of every service, so that no room translates errors itself. What is not from the
 catalogue is a bug: logged with its traceback, answered as INTERNAL.
@@ -60,7 +60,7 @@ async def refuse(context: grpc.aio.ServicerContext[Any, Any], error: SandboxdErr
     raise AssertionError("abort returned")
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):
+class ErrorInterceptor(grpc.aio.ServerInterceptor[Any, Any]):
     """Wraps every handler: waits until the daemon is ready, then translates what it raises."""
 
     def __init__(self, ready: Callable[[], Awaitable[None]]) -> None:
@@ -82,10 +82,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
             behaviour = getattr(handler, kind)
             if behaviour is not None:
-                streams = kind.endswith("_stream")
-                wrapped = (
-                    self._stream(behaviour, method, guarded) if streams else self._unary(behaviour, method, guarded)
-                )
+                wrap = self._stream if kind.endswith("_stream") else self._unary
+                wrapped = wrap(behaviour, method, guarded)
                 make = getattr(grpc, f"{kind}_rpc_method_handler")
                 return make(
                     wrapped,
