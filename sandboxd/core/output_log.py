@@ -5,9 +5,9 @@
 
 `time` is Unix time in nanoseconds when the shim read the bytes. `log` holds one line with its newline, or a part of one
 (no newline at its end: the next record of the same stream goes on with it). Bytes that are not UTF-8 come as base64.
-Concatenated in order, the records of a stream are exactly what the process wrote. At `log_max_bytes` the file is renamed
-to PATH.1, the older PATH.1 is dropped, and PATH begins anew. A line that is not whole (a crash in the middle) is to be
-passed over.
+Concatenated in order, the records of a stream are exactly what the process wrote. At `log_max_bytes` the file is
+renamed to PATH.1, the older PATH.1 is dropped, and PATH begins anew. A line that is not whole (a crash in the middle)
+is to be passed over.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from sandboxd.core.files import read_bounded, write_atomically
 from sandboxd.linux.process import ProcessIdentity
@@ -56,6 +56,9 @@ class ExitRecord:
     """For people: the VMM's last words, the console's tail."""
 
 
+R = TypeVar("R", ShimRecord, ExitRecord)
+
+
 def write_shim_record(run_dir: Path, record: ShimRecord) -> None:
     write_atomically(run_dir / SHIM_FILE, json.dumps(asdict(record)).encode())
 
@@ -74,14 +77,13 @@ def read_exit_record(run_dir: Path) -> ExitRecord | None:
     return _read(run_dir / EXIT_FILE, ExitRecord)
 
 
-def _read(path: Path, record_type: type[Any]) -> Any:
+def _read(path: Path, record_type: type[R]) -> R | None:
+    """Checked by hand: two flat records are not worth pydantic's import in a process that only cleans up."""
     try:
         values = json.loads(read_bounded(path, RECORD_MAX_BYTES))
-        known = {field.name: field.type for field in fields(record_type)}
-        if not isinstance(values, dict) or not values.keys() <= known.keys():
-            return None
-        if any(type(value).__name__ != known[name] for name, value in values.items()):
+        types = {field.name: field.type for field in fields(record_type)}
+        if any(type(value).__name__ != types[name] for name, value in values.items()):
             return None
         return record_type(**values)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
