@@ -1,9 +1,9 @@
 """Cleaning up after a sandbox whose shim is gone, from what lies in its run_dir alone.
 
 Everything is found by what was recorded as the sandbox's own: its cgroup, its processes by pid and start time, its
-run_dir and its disk. A pid that another process has now, a mount or a file of anyone else, is not touched. May be called
-any number of times, by anyone, also after an earlier call was cut short. The tap goes back to the daemon's pool, which
-owns it.
+run_dir and its disk. A pid that another process has now, a mount or a file of anyone else, is not touched. May be
+called any number of times, by anyone, also after an earlier call was cut short. The tap goes back to the daemon's pool,
+which owns it.
 """
 
 from __future__ import annotations
