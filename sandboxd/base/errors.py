@@ -669,8 +669,8 @@ DAEMON_START_FAILED = _kind(
     blame=Blame.HOST,
     grpc="UNAVAILABLE",
 )
-DAEMON_GONE = _kind(
-    "daemon_gone",
+DAEMON_LOST = _kind(
+    "daemon_lost",
     "the connection to sandboxd broke",
     "The daemon at {socket} ended or closed the connection: {reason}.",
     "Sandboxes run on without it: `sandboxctl ps -a` starts a new daemon and shows them.",

@@ -1,0 +1,29 @@
+from sandboxd.client import AsyncClient as AsyncClient
+from sandboxd.client import AsyncImages as AsyncImages
+from sandboxd.client import AsyncProcess as AsyncProcess
+from sandboxd.client import AsyncSandbox as AsyncSandbox
+from sandboxd.client import Client as Client
+from sandboxd.client import Event as Event
+from sandboxd.client import ExecResult as ExecResult
+from sandboxd.client import Exit as Exit
+from sandboxd.client import ImageInfo as ImageInfo
+from sandboxd.client import ImageProgress as ImageProgress
+from sandboxd.client import ImageRemoval as ImageRemoval
+from sandboxd.client import Images as Images
+from sandboxd.client import Info as Info
+from sandboxd.client import LogEntry as LogEntry
+from sandboxd.client import Machine as Machine
+from sandboxd.client import Output as Output
+from sandboxd.client import PathInfo as PathInfo
+from sandboxd.client import Port as Port
+from sandboxd.client import Process as Process
+from sandboxd.client import RunOptions as RunOptions
+from sandboxd.client import Sandbox as Sandbox
+from sandboxd.client import SandboxdError as SandboxdError
+from sandboxd.client import SandboxInfo as SandboxInfo
+from sandboxd.client import Stage as Stage
+from sandboxd.client import Stats as Stats
+from sandboxd.client import Version as Version
+from sandboxd.client import run as run
+
+__version__: str
