@@ -14,9 +14,9 @@ tidy tough true vivid warm wise witty zesty
 _ANIMALS = """
 adder alpaca badger bat bear beaver bison boar bream camel carp cat civet cod colt crab crane crow deer dingo dove duck
 eagle eel egret elk falcon ferret finch fox frog gecko goat goose grouse hare hawk hen heron hippo horse ibex ibis
-jackal jay kite koala lark lemur lion llama lynx magpie marten mole moose moth mouse mule newt ocelot orca otter owl ox panda
-perch pike pony puffin puma quail rabbit raven robin rook salmon seal shrew skunk sloth snail sole stoat stork swan
-tapir teal tern tiger toad trout turtle vole walrus wasp weasel whale wolf wombat wren yak zebra
+jackal jay kite koala lark lemur lion llama lynx magpie marten mole moose moth mouse mule newt ocelot orca otter owl ox
+panda perch pike pony puffin puma quail rabbit raven robin rook salmon seal shrew skunk sloth snail sole stoat stork
+swan tapir teal tern tiger toad trout turtle vole walrus wasp weasel whale wolf wombat wren yak zebra
 """
 _TRIES = 20
 
