@@ -1,10 +1,11 @@
-"""Any process can die at any instruction: what is promised stays, what is left is cleaned up, and it is called what it is."""
+"""Any process can die at any instruction: what is promised stays, the rest is cleaned up and called what it is."""
 
 from __future__ import annotations
 
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +33,10 @@ def _left(house: House, before: Inventory) -> dict[str, list[str]]:
     return {kind: names for kind, names in {**leaked, "links": taps}.items() if names}
 
 
+def _alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
 def _start(house: House, *command: str) -> str:
     return house.ok("run", "-d", "busybox", *command)
 
@@ -43,9 +48,7 @@ def test_vmm_killed(house: House, clean: None) -> None:
     assert eventually(lambda: house.inspect(sandbox)["state"] == "stopped") < 2
     exit_ = house.inspect(sandbox)["exit"]
     assert (exit_["reason"], exit_["exit_status"]) == ("vmm_died", 137)
-    assert not os.path.exists(f"/proc/{machine['shim_pid']}") or eventually(
-        lambda: not os.path.exists(f"/proc/{machine['shim_pid']}")
-    )
+    eventually(lambda: not _alive(machine["shim_pid"]))
 
 
 def test_shim_killed(house: House, clean: None) -> None:
@@ -54,7 +57,7 @@ def test_shim_killed(house: House, clean: None) -> None:
     os.kill(machine["shim_pid"], signal.SIGKILL)
     assert eventually(lambda: house.inspect(sandbox)["state"] == "stopped") < 2
     assert house.inspect(sandbox)["exit"]["reason"] == "shim_died"
-    eventually(lambda: not os.path.exists(f"/proc/{machine['vmm_pid']}"))
+    eventually(lambda: not _alive(machine["vmm_pid"]))
 
 
 def test_daemon_killed_loses_no_sandbox(house: House, clean: None) -> None:
@@ -84,7 +87,7 @@ def test_daemon_and_shim_killed_together(house: House, clean: None) -> None:
     house.kill_daemon()
     os.kill(machine["shim_pid"], signal.SIGKILL)
     assert house.inspect(sandbox)["exit"]["reason"] == "shim_died"
-    assert not os.path.exists(f"/proc/{machine['vmm_pid']}")
+    assert not _alive(machine["vmm_pid"])
 
 
 def test_client_killed_half_way(house: House, clean: None) -> None:

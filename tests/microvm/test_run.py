@@ -103,7 +103,7 @@ def test_timings_and_trace(house: House, tmp_path: Path) -> None:
     done = house.ctl("run", "--rm", "--timings", "--trace", trace, "busybox", "true", check=True)
     events = [event for event in json.loads(trace.read_text())["traceEvents"] if event["ph"] == "X"]
     names = {event["name"] for event in events}
-    assert {"vmm spawn", "kernel", "agent"} <= {name for name in names} or len(names) >= 6, names
+    assert len(names) >= 6, names
     for name in names:
         assert name.encode() in done.stderr
 
@@ -141,7 +141,7 @@ def test_copy_in_and_out(house: House, tmp_path: Path) -> None:
         assert house.ok("exec", "copy", "sha256sum", "/srv/sub/file").split()[0] == want
         house.ok("cp", "copy:/srv", tmp_path / "back")
         assert (tmp_path / "back/sub/file").read_bytes() == (tmp_path / "tree/sub/file").read_bytes()
-        assert os.readlink(tmp_path / "back/link") == "sub/file"
+        assert str((tmp_path / "back/link").readlink()) == "sub/file"
     finally:
         house.ok("rm", "-f", "copy")
 

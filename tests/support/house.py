@@ -89,9 +89,8 @@ def running_house(root: Path, *, name: str = "t", extra: str = "", prefix: tuple
     data_dir.mkdir(parents=True)
     shutil.copytree(GUEST_DIR, data_dir / "guest", copy_function=os.link)
     config = root / "config.toml"
-    config.write_text(
-        f'data_dir = "{data_dir}"\nrun_dir = "{run_dir}"\n[network]\nbridge = "sbr-{name}"\ntap_prefix = "{name}"\n{extra}'
-    )
+    network = f'[network]\nbridge = "sbr-{name}"\ntap_prefix = "{name}"\n'
+    config.write_text(f'data_dir = "{data_dir}"\nrun_dir = "{run_dir}"\n{network}{extra}')
     environ = {**os.environ, "SANDBOXD_CONFIG": str(config), "NO_COLOR": "1"}
     house = House(root, config, run_dir, data_dir, environ, prefix)
     try:

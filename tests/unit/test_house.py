@@ -1,4 +1,4 @@
-"""Promises that the whole house keeps: the catalogue is complete, generated code is fresh, the map covers the ground."""
+"""Promises of the whole house: the catalogue is complete, generated code is fresh, the map covers the ground."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_every_error_has_cause_and_remedy(kind: ErrorKind) -> None:
     assert kind.message.strip() and kind.cause.strip() and kind.remedy.strip()
     assert kind.grpc in grpc.StatusCode.__members__
     assert kind.exit_status in (1, 125, 126, 127)
-    error = SandboxdError(kind, **{name: "x" for name in kind.fields()})
+    error = SandboxdError(kind, **dict.fromkeys(kind.fields(), "x"))
     assert set(error.to_json()) == {"code", "message", "cause", "remedy", "context", "retryable"}
 
 
@@ -31,7 +31,9 @@ def test_every_error_kind_is_used() -> None:
     errors = (ROOT / "sandboxd/base/errors.py").read_text()
     names = re.findall(r"^([A-Z][A-Z0-9_]+) = _kind\(", errors, re.MULTILINE)
     code = "\n".join(
-        path.read_text() for path in (ROOT / "sandboxd").rglob("*.py") if path.name != "errors.py" and "api" not in path.parts
+        path.read_text()
+        for path in (ROOT / "sandboxd").rglob("*.py")
+        if path.name != "errors.py" and "api" not in path.parts
     )
     assert [name for name in names if not re.search(rf"\b{name}\b", code)] == []
 
