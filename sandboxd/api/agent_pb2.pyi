@@ -423,14 +423,16 @@ class WaitRequest(_message.Message):
     def __init__(self, container_id: _Optional[str] = ..., exec_id: _Optional[str] = ...) -> None: ...
 
 class WaitResponse(_message.Message):
-    __slots__ = ("exit_status", "exited_at_unix_ns", "oom_killed")
+    __slots__ = ("exit_status", "exited_at_unix_ns", "oom_killed", "signal")
     EXIT_STATUS_FIELD_NUMBER: _ClassVar[int]
     EXITED_AT_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
     OOM_KILLED_FIELD_NUMBER: _ClassVar[int]
+    SIGNAL_FIELD_NUMBER: _ClassVar[int]
     exit_status: int
     exited_at_unix_ns: int
     oom_killed: bool
-    def __init__(self, exit_status: _Optional[int] = ..., exited_at_unix_ns: _Optional[int] = ..., oom_killed: _Optional[bool] = ...) -> None: ...
+    signal: int
+    def __init__(self, exit_status: _Optional[int] = ..., exited_at_unix_ns: _Optional[int] = ..., oom_killed: _Optional[bool] = ..., signal: _Optional[int] = ...) -> None: ...
 
 class SignalRequest(_message.Message):
     __slots__ = ("container_id", "exec_id", "signal", "all")
