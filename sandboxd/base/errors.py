@@ -288,6 +288,113 @@ CGROUP_UNUSABLE = _kind(
 
 # --- machines (vmm) ------------------------------------------------------------------------------------------------
 
+MACHINE_WRONG_STATE = _kind(
+    "machine_wrong_state",
+    "the machine cannot {operation} now",
+    "It is {state}, and has to be {needed}.",
+    "`sandboxctl inspect ID` shows the sandbox's state.",
+    grpc="FAILED_PRECONDITION",
+)
+MEMORY_TOO_SMALL = _kind(
+    "memory_too_small",
+    "{memory_mib} MiB of memory are too few for a machine to boot",
+    "This guest kernel and initrd need at least {limit_mib} MiB.",
+    "Ask for more: `sandboxctl run --memory {limit_mib}M IMAGE`.",
+)
+MACHINE_TOO_LARGE = _kind(
+    "machine_too_large",
+    "the machine asked for is too large: {value}",
+    "The limit is {limit}.",
+    "Ask for less: `sandboxctl run --cpus N --memory SIZE IMAGE`.",
+)
+VMM_MISSING = _kind(
+    "vmm_missing",
+    "{program} is not installed",
+    "A microVM's process is started with it, and it is in none of the directories of PATH.",
+    "apt-get install {package}",
+    blame=Blame.HOST,
+    grpc="FAILED_PRECONDITION",
+)
+VMM_START_FAILED = _kind(
+    "vmm_start_failed",
+    "the machine's process ended before the guest ran",
+    "It said: {detail}",
+    "`sandboxctl doctor` checks what it needs.",
+    blame=Blame.HOST,
+    grpc="INTERNAL",
+)
+VMM_FILE_UNUSABLE = _kind(
+    "vmm_file_unusable",
+    "the machine's {what} {path} cannot be used",
+    "{reason}",
+    "Check it: `ls -lL {path}`. `sandboxctl doctor` names what is missing.",
+    blame=Blame.HOST,
+    grpc="FAILED_PRECONDITION",
+)
+VMM_NOT_PERMITTED = _kind(
+    "vmm_not_permitted",
+    "the machine's process may not be started as user {uid}",
+    "{reason}",
+    "Run sandboxd as root: `sudo sandboxd`.",
+    blame=Blame.HOST,
+    grpc="FAILED_PRECONDITION",
+)
+VMM_UNRESPONSIVE = _kind(
+    "vmm_unresponsive",
+    "the machine's process did not {operation} within {limit_s} s",
+    "It runs but does not answer on its control channel. It said last: {detail}",
+    "End the sandbox: `sandboxctl kill ID`.",
+    blame=Blame.HOST,
+    grpc="DEADLINE_EXCEEDED",
+    retryable=True,
+)
+KVM_NOT_PERMITTED = _kind(
+    "kvm_not_permitted",
+    "/dev/kvm cannot be opened by the machine's process",
+    "{reason}",
+    "chgrp kvm /dev/kvm && chmod 0660 /dev/kvm",
+    blame=Blame.HOST,
+    grpc="FAILED_PRECONDITION",
+)
+DRIVER_UNAVAILABLE = _kind(
+    "driver_unavailable",
+    "the machine driver {driver!r} cannot be used",
+    "{reason}",
+    "Let sandboxd choose: `sandboxctl run --vmm auto IMAGE`.",
+    grpc="FAILED_PRECONDITION",
+)
+GUEST_NOT_PREPARED = _kind(
+    "guest_not_prepared",
+    "there is nothing yet for a guest to boot from: {what} is missing",
+    "No sandbox can start before it is there.",
+    "{command}",
+    blame=Blame.HOST,
+    grpc="FAILED_PRECONDITION",
+)
+KERNEL_UNUSABLE = _kind(
+    "kernel_unusable",
+    "{path} cannot be used as the guest's kernel",
+    "{reason}",
+    "Give a bzImage, or a vmlinux with a PVH entry (CONFIG_PVH=y): `sandboxctl run --kernel FILE IMAGE`.",
+)
+KERNEL_FETCH_FAILED = _kind(
+    "kernel_fetch_failed",
+    "the guest's kernel could not be fetched",
+    "{reason}",
+    "apt-get update && python3 -m sandboxd.guest.kernel fetch --data-dir {data_dir}",
+    blame=Blame.HOST,
+    grpc="UNAVAILABLE",
+    retryable=True,
+)
+MODULES_UNUSABLE = _kind(
+    "modules_unusable",
+    "the modules below {path} cannot be used for the guest's kernel",
+    "{reason}",
+    "python3 -m sandboxd.guest.kernel fetch --data-dir {data_dir}",
+    blame=Blame.HOST,
+    grpc="FAILED_PRECONDITION",
+)
+
 # --- images and disks ----------------------------------------------------------------------------------------------
 
 IMAGE_NOT_FOUND = _kind(
@@ -740,4 +847,10 @@ UNKNOWN_FIELD = _kind(
     "the template asks for {field}, which there is not",
     "The nearest field is {nearest}; there are: {fields}.",
     "`--format json` shows all fields with their values.",
+)
+USAGE = _kind(
+    "usage",
+    "{problem}",
+    "`{command}` was called in a way that it does not know.",
+    "See `{command} --help`.",
 )
