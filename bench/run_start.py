@@ -1,7 +1,7 @@
 """What a start costs: `python bench/run_start.py [-n RUNS]` prints JSON.
 
-In one run, interleaved so that the machine's moods hit all alike: bare QEMU to its PID 1 with the same kernel, initrd and
-command line, then `sandboxctl run --rm busybox true` end to end with its stages, then `sandboxctl version` and
+In one run, interleaved so that the machine's moods hit all alike: bare QEMU to its PID 1 with the same kernel, initrd
+and command line, then `sandboxctl run --rm busybox true` end to end with its stages, then `sandboxctl version` and
 `python3 -c pass`. Last, memory (kernel's own accounting, KiB) of daemon, shim and VMM under one idle sandbox.
 Times are milliseconds; p50 and p95 over RUNS.
 """
