@@ -109,6 +109,8 @@ class Duplex(Generic[Request, Response]):
         self._method = method
         self._connection = connection
         self._cancelled = False
+        # gRPC takes one message at a time.
+        self._writing = asyncio.Lock()
 
     @property
     def socket(self) -> str:
@@ -116,11 +118,12 @@ class Duplex(Generic[Request, Response]):
 
     async def write(self, request: Request) -> bool:
         """False when the other side has ended the call: `read` then tells why."""
-        try:
-            await self._call.write(request)
-        except (grpc.RpcError, asyncio.InvalidStateError):
-            return False
-        return True
+        async with self._writing:
+            try:
+                await self._call.write(request)
+            except (grpc.RpcError, asyncio.InvalidStateError):
+                return False
+            return True
 
     async def done_writing(self) -> None:
         with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):

@@ -27,6 +27,8 @@ class AsyncProcess:
         self._on_progress = on_progress
         self.sandbox: model.SandboxInfo | None = None
         self.started = False
+        self.on_started: Callable[[], None] | None = None
+        """Called once, before the first output after the start."""
         self.stages: tuple[model.Stage, ...] = ()
         self.exit: model.Exit | None = None
 
@@ -46,6 +48,8 @@ class AsyncProcess:
             self.sandbox = convert.sandbox(message.sandbox)
         elif kind == "started":
             self.started = True
+            if self.on_started:
+                self.on_started()
         elif kind == "stages":
             self.stages = convert.stages(message.stages.stages)
         elif kind == "exit":

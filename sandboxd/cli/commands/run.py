@@ -1,0 +1,255 @@
+"""`run`, `create`, `start`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sandboxd.base.errors import NO_TERMINAL, SandboxdError
+from sandboxd.cli.shared import each, sandboxes_argument, settings, with_client
+from sandboxd.cli.terminal import DETACH_KEYS, is_terminal, parse_detach_keys, size
+from sandboxd.cli.workload import run_options, workload_options
+
+if TYPE_CHECKING:
+    from sandboxd.cli.conversation import Ending
+    from sandboxd.cli.progress import Reporter
+    from sandboxd.cli.timings import Stopwatch
+    from sandboxd.client.aio import AsyncClient
+    from sandboxd.client.model import SandboxInfo
+    from sandboxd.client.options import RunOptions
+    from sandboxd.client.process import AsyncProcess
+
+CONTEXT = {"ignore_unknown_options": False, "allow_interspersed_args": False, "help_option_names": ["--help"]}
+
+
+def chosen_terminal(interactive: bool, tty: bool | None, detach: bool, command: str) -> tuple[bool, bool]:
+    """(terminal, keep stdin open). On a terminal, with nothing said, both; else as docker does. Errors: no_terminal."""
+    if tty is None and not interactive and not detach:
+        on_terminal = is_terminal(0) and is_terminal(1)
+        return on_terminal, on_terminal
+    if tty and interactive and not detach and not is_terminal(0):
+        raise SandboxdError(NO_TERMINAL, what="a pipe or a file", command=command)
+    return bool(tty), interactive
+
+
+@click.command(context_settings=CONTEXT)
+@click.option("-i", "--interactive", is_flag=True, help="Keep standard input open and pass it on.")
+@click.option("-t/-T", "--tty/--no-tty", default=None, help="A terminal; found out by itself without -i and -d.")
+@click.option("-d", "--detach", is_flag=True, help="Run in the background and print the id.")
+@click.option("--rm", is_flag=True, help="Remove the sandbox when it ends. Without it, `ps -a` keeps showing it.")
+@click.option("--sig-proxy/--no-sig-proxy", default=True, help="Pass signals on [default: on].")
+@click.option("--detach-keys", default=DETACH_KEYS, show_default=True, help="Leave it running with these keys.")
+@click.option("--progress", type=click.Choice(["auto", "plain", "none"]), default="auto", help="Of a pull.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress, no port list.")
+@click.option("--timings", is_flag=True, help="Print how long each stage of the start took.")
+@click.option("--trace", metavar="FILE", help="Write the stages for ui.perfetto.dev.")
+@workload_options
+def run(image: str, command: tuple[str, ...], **values: Any) -> int:
+    """Run COMMAND in a new sandbox made from IMAGE.
+
+    The exit status is the command's own; 125 when sandboxd could not start it, 126 when the command is not
+    executable, 127 when there is none, 128 + n when signal n ended it.
+
+    \b
+    sandboxctl run --rm busybox echo hello
+    sandboxctl run -d --name web -p 8080:80 -m 1G IMAGE
+    """
+    from sandboxd.cli.progress import Reporter
+    from sandboxd.cli.timings import Stopwatch
+    from sandboxd.client.options import build_config
+
+    watch = Stopwatch()
+    options = run_options(values)
+    terminal, stdin = chosen_terminal(values["interactive"], values["tty"], values["detach"], "run")
+    options.update({"terminal": terminal, "stdin": stdin, "remove": values["rm"]})
+    if terminal:
+        options["terminal_size"] = size(0)
+    build_config(image, command, options)  # what is refused is refused before a daemon is started for it
+    foreground = _Run(image, command, options, values, watch)
+    watch.lap("imports")
+    with Reporter(image, "none" if values["quiet"] else values["progress"]) as reporter:
+        return with_client(lambda client: foreground.go(client, reporter))
+
+
+class _Run:
+    """One `run`, in the foreground or not."""
+
+    def __init__(
+        self,
+        image: str,
+        command: tuple[str, ...],
+        options: RunOptions,
+        values: dict[str, Any],
+        watch: Stopwatch,
+    ) -> None:
+        self._image = image
+        self._command = command
+        self._options = options
+        self._values = values
+        self._watch = watch
+        self._detach_keys = parse_detach_keys(values["detach_keys"])
+
+    async def go(self, client: AsyncClient, reporter: Reporter) -> int:
+        await client.open()
+        self._watch.lap("connect")
+        process = await client.run_attached(
+            self._image,
+            self._command,
+            on_progress=reporter,
+            detach=self._values["detach"],
+            client_begin_ns=self._watch.begin_ns,
+            **self._options,
+        )
+        self._watch.lap("request")
+        async with process:
+            status = await (
+                self._detached(process, reporter)
+                if self._values["detach"]
+                else self._foreground(client, process, reporter)
+            )
+        self._timings(process)
+        return status
+
+    async def _detached(self, process: AsyncProcess, reporter: Reporter) -> int:
+        while await process.receive() is not None:
+            pass
+        if process.sandbox is None:
+            from sandboxd.cli.conversation import no_exit
+
+            raise no_exit(settings().socket)
+        if reporter.used:
+            reporter.receipt("Pulled")
+        click.echo(process.sandbox.id)
+        if not self._values["quiet"]:
+            _show_chosen_ports(process.sandbox)
+        return 0
+
+    async def _foreground(self, client: AsyncClient, process: AsyncProcess, reporter: Reporter) -> int:
+        from sandboxd.cli.conversation import Conversation, Manners
+
+        manners = Manners(
+            terminal=self._options["terminal"],
+            stdin=self._options["stdin"],
+            proxy_signals=self._values["sig_proxy"],
+            detach_keys=self._detach_keys,
+            at_once=False,
+        )
+
+        async def send_signal(number: int) -> None:
+            # Its own call: one on the stream would wait behind input that nobody reads.
+            if process.sandbox:
+                await (await client.get(process.sandbox.id)).kill(number)
+
+        def running() -> None:
+            if reporter.used:
+                reporter.receipt("Pulled")
+            if process.sandbox and not self._values["quiet"]:
+                _show_chosen_ports(process.sandbox)
+
+        ending = await Conversation(process, manners, send_signal, before_output=running).hold()
+        self._watch.skip()
+        return await self._settle(client, process, ending)
+
+    async def _settle(self, client: AsyncClient, process: AsyncProcess, ending: Ending) -> int:
+        from sandboxd.cli.conversation import BROKEN_PIPE_STATUS, lost, no_exit
+        from sandboxd.cli.report import report
+
+        sandbox = process.sandbox.id if process.sandbox else ""
+        if ending.exit:
+            if not ending.exit.by_itself:
+                report(lost(sandbox, ending.exit), settings().error_format)
+            return ending.exit.exit_status
+        if ending.cancelled_by:
+            await _discard(client, sandbox)
+            return 128 + ending.cancelled_by
+        if ending.output_closed:
+            # What a local command would get: SIGPIPE. One that nobody can ever read again (--rm) is ended for good.
+            await _signal(client, sandbox, 9 if self._options["remove"] else 13)
+            return BROKEN_PIPE_STATUS
+        if ending.detached:
+            return 0
+        if ending.abandoned_by:
+            sys.stderr.write(f"sandbox {sandbox} runs on; end it with `sandboxctl kill {sandbox}`\n")
+            return 128 + ending.abandoned_by
+        raise no_exit(client.socket)
+
+    def _timings(self, process: AsyncProcess) -> None:
+        if not (self._values["timings"] or self._values["trace"]):
+            return
+        from sandboxd.cli import timings
+
+        self._watch.lap("finish")
+        others = [stage for stage in process.stages if stage.process != "cli"]
+        stages = self._watch.merged(others)
+        if self._values["timings"]:
+            timings.show(stages)
+        if self._values["trace"]:
+            timings.write(self._values["trace"], stages)
+
+
+async def _discard(client: AsyncClient, sandbox: str) -> None:
+    """A run that was interrupted before its command ran leaves no sandbox."""
+    if sandbox:
+        try:
+            await (await client.get(sandbox)).remove(force=True)
+        except SandboxdError:
+            return  # the daemon undid it itself
+
+
+async def _signal(client: AsyncClient, sandbox: str, number: int) -> None:
+    try:
+        await (await client.get(sandbox)).kill(number)
+    except SandboxdError:
+        return  # it has ended
+
+
+def _show_chosen_ports(sandbox: SandboxInfo) -> None:
+    """Ports that the system chose are news; the others were typed a moment ago."""
+    wanted = sandbox.config.get("ports")
+    typed = {entry["host_port"] for entry in wanted if isinstance(entry, dict)} if isinstance(wanted, list) else set()
+    for port in sandbox.ports:
+        if port.host_port not in typed:
+            sys.stderr.write(f"port {port}\n")
+
+
+@click.command(context_settings=CONTEXT)
+@click.option("-i", "--interactive", is_flag=True, help="Keep standard input open.")
+@click.option("-t", "--tty", is_flag=True, help="A terminal.")
+@click.option("--rm", is_flag=True, help="Remove the sandbox when it ends.")
+@workload_options
+def create(image: str, command: tuple[str, ...], interactive: bool, tty: bool, rm: bool, **values: Any) -> int:
+    """Make a sandbox from IMAGE whose COMMAND waits for `start`, and print its id.
+
+    \b
+    sandboxctl create --name job busybox sh -c 'echo hello'
+    sandboxctl start job
+    """
+    options = run_options(values)
+    options.update({"terminal": tty, "stdin": interactive, "remove": rm})
+
+    async def work(client: AsyncClient) -> int:
+        click.echo((await client.create(image, command, **options)).id)
+        return 0
+
+    return with_client(work)
+
+
+@click.command()
+@sandboxes_argument
+def start(names: tuple[str, ...]) -> int:
+    """Start sandboxes that `create` made.
+
+    \b
+    sandboxctl start job
+    """
+
+    async def work(client: AsyncClient) -> int:
+        async def one(name: str) -> str:
+            await (await client.get(name)).start()
+            return name
+
+        return await each(names, one)
+
+    return with_client(work)

@@ -1,0 +1,102 @@
+"""The waterfall of one start: `run --timings`, and the same stages as a file for Perfetto: `run --trace FILE`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sandboxd.api import shim_pb2
+from sandboxd.base.clock import monotonic_ns
+from sandboxd.cli.main import MAIN_NS
+from sandboxd.cli.words import coloured, paint, seconds
+from sandboxd.client.archive import local_file
+from sandboxd.client.model import Stage
+
+BAR_MIN = 20
+_COLOURS = {"cli": "36", "daemon": "34", "shim": "35", "vmm": "33", "guest": "32"}
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+
+class Stopwatch:
+    """The command line's own stages, each from the end of the one before."""
+
+    def __init__(self) -> None:
+        self.begin_ns = process_begin_ns()
+        self.stages = [Stage("python", "cli", self.begin_ns, MAIN_NS)]
+
+    def lap(self, name: str) -> None:
+        """What happened since the last lap was `name`."""
+        self.stages.append(Stage(name, "cli", self.stages[-1].end_ns, monotonic_ns()))
+
+    def skip(self) -> None:
+        """The time since the last lap belongs to others."""
+        now = monotonic_ns()
+        self.stages.append(Stage("", "cli", now, now))
+
+    def merged(self, others: Sequence[Stage]) -> list[Stage]:
+        """All stages in the order of their begins."""
+        own = [stage for stage in self.stages if stage.name]
+        return sorted([*own, *others], key=lambda stage: (stage.begin_ns, -stage.end_ns))
+
+
+def process_begin_ns() -> int:
+    """CLOCK_MONOTONIC when this process was made, to 10 ms: proc(5), field 22 of stat, ticks of CLOCK_BOOTTIME."""
+    import time
+
+    now_ns, boot_ns = monotonic_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    try:
+        fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
+        begin_ns = int(fields[19]) * (1_000_000_000 // os.sysconf("SC_CLK_TCK"))
+    except (OSError, ValueError, IndexError):
+        return MAIN_NS
+    return min(MAIN_NS, begin_ns - (boot_ns - now_ns))
+
+
+def show(stages: Sequence[Stage]) -> None:
+    """To standard error: a bar for each stage, on a terminal in its process's colour."""
+    sys.stderr.write(waterfall(stages, shutil.get_terminal_size((100, 24)).columns))
+
+
+def waterfall(stages: Sequence[Stage], columns: int) -> str:
+    if not stages:
+        return "no stages were recorded\n"
+    begin_ns = min(stage.begin_ns for stage in stages)
+    span_ns = max(1, max(stage.end_ns for stage in stages) - begin_ns)
+    name_width = max(len("stage"), *(len(stage.name) for stage in stages))
+    bar_width = max(BAR_MIN, columns - name_width - 29)
+    lines = [f"{'':7}{'stage':<{name_width}}  {'begins':>8}  {'takes':>8}"]
+    lines += [_line(stage, begin_ns, span_ns, name_width, bar_width) for stage in stages]
+    lines.append(f"{'':7}{'all':<{name_width}}  {'':8}  {seconds(span_ns / 1e9):>8}")
+    return "\n".join(lines) + "\n"
+
+
+def _line(stage: Stage, begin_ns: int, span_ns: int, name_width: int, bar_width: int) -> str:
+    offset_ns, took_ns = stage.begin_ns - begin_ns, max(0, stage.end_ns - stage.begin_ns)
+    figures = f"{seconds(offset_ns / 1e9):>8}  {seconds(took_ns / 1e9):>8}"
+    bar = paint(_bar(offset_ns, took_ns, span_ns, bar_width), _COLOURS.get(stage.process, "37"))
+    return f"{stage.process:<7}{stage.name:<{name_width}}  {figures}  {bar}".rstrip()
+
+
+def _bar(offset_ns: int, took_ns: int, span_ns: int, width: int) -> str:
+    begin = offset_ns * width // span_ns
+    if not coloured(sys.stderr):
+        return " " * begin + "#" * max(1, round(took_ns * width / span_ns))
+    eighths = max(1, took_ns * width * 8 // span_ns)
+    return " " * begin + "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
+
+
+def write(path: str, stages: Sequence[Stage]) -> None:
+    """Errors: local_file."""
+    from sandboxd.telemetry.trace import write_trace
+
+    messages = [
+        shim_pb2.Stage(name=stage.name, process=stage.process, begin_ns=stage.begin_ns, end_ns=stage.end_ns)
+        for stage in stages
+    ]
+    try:
+        write_trace(Path(path), messages)
+    except OSError as error:
+        raise local_file(path, error) from None
