@@ -85,7 +85,10 @@ def parse_bzimage(head: Buffer, file_bytes: int, tail: bytes = b"") -> BzImage:
     """
     if len(head) < 0x268:
         raise NotAKernelError("it is shorter than a kernel's set-up header")
-    if bytes(head[_BOOT_FLAG : _BOOT_FLAG + 2]) != b"\x55\xaa" or bytes(head[_HEADER_MAGIC : _HEADER_MAGIC + 4]) != b"HdrS":
+    if (
+        bytes(head[_BOOT_FLAG : _BOOT_FLAG + 2]) != b"\x55\xaa"
+        or bytes(head[_HEADER_MAGIC : _HEADER_MAGIC + 4]) != b"HdrS"
+    ):
         raise NotAKernelError("it has neither the bzImage's marks nor an ELF header")
     protocol = _u16(head, 0x206)
     if protocol < _PROTOCOL_PAYLOAD:
@@ -139,7 +142,9 @@ def _segments(image: Buffer) -> Iterator[tuple[int, int, int, int, int]]:
     if size != 56 or not 0 < count <= 128 or table > len(image) - size * count:
         raise NotAKernelError("its table of segments does not lie in the file")
     for index in range(count):
-        kind, _, offset, _, address, file_size, memory_size, _ = struct.unpack_from("<IIQQQQQQ", image, table + index * 56)
+        kind, _, offset, _, address, file_size, memory_size, _ = struct.unpack_from(
+            "<IIQQQQQQ", image, table + index * 56
+        )
         yield kind, offset, address, file_size, memory_size
 
 
