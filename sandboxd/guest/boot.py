@@ -86,7 +86,7 @@ def _read_record(path: Path) -> GuestImage | None:
 def _make(store: GuestStore, source: KernelSource, agent: Path, record: Path) -> GuestImage:
     unpacked = read_kernel(source.kernel)
     release = source.release or unpacked.release
-    modules_dir = source.modules or find_modules(source.kernel, release)
+    modules_dir = source.modules or find_modules(source.kernel, release, store)
     modules = collect_modules(modules_dir, store.data_dir) if modules_dir else []
     content = build_initrd(agent.read_bytes(), modules)
     initrd = store.images / f"initrd-{content_hash(content)}.cpio"

@@ -1,7 +1,7 @@
 """The guest's initrd: the agent as /init, the modules that the machine needs in the order to load them, nothing else.
 
 An uncompressed newc archive (Documentation/driver-api/early-userspace/buffer-format.rst), the same bytes for the same
-input: under TCG a compressed one is no faster (1.70 s to 1.68 s for gzip, within the noise), and unpacking costs memory.
+input. Under TCG a compressed one is no faster (within the noise, measured), and unpacking it takes memory.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def _plain_name(path: str) -> str:
 
 
 def _strip_signature(module: bytes) -> bytes:
-    """Without the signature at its end: checking RSA for a dozen modules costs 40 ms of every boot under TCG (measured).
+    """Without the signature at its end: checking a dozen costs 40 ms of every boot under TCG (measured).
 
     What a signature would protect is settled here: the host, which chose the kernel, chose the modules with it. The
     kernel marks itself tainted (E), as it does with any module built on the spot.

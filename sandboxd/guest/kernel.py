@@ -44,7 +44,7 @@ class KernelSource:
 
 
 def fetch_kernel(data_dir: Path, say: Say = lambda line: None) -> KernelSource:
-    """Fetches and unpacks the newest kernel of the distribution, unless it is there. Blocking: seconds, a 27 MB download.
+    """Fetches and unpacks the distribution's newest kernel, unless it is there. Blocking: seconds, a 27 MB download.
 
     What was there before stays, for the sandboxes that may boot from it. Raises kernel_fetch_failed.
     """
@@ -89,9 +89,12 @@ def current_kernel(data_dir: Path) -> KernelSource:
     )
 
 
-def find_modules(kernel: Path, release: str) -> Path | None:
-    """Where the modules of a kernel given by its path are: beside it as a package unpacks (boot/, lib/), or the host's own."""
-    for root in (kernel.parent.parent, kernel.parent, Path("/")):
+def find_modules(kernel: Path, release: str, store: GuestStore) -> Path | None:
+    """Where the modules of a kernel given by path are: beside it as in a package (boot/, lib/), in a
+    fetched package, or the host's own. None: nowhere, so all must be built in.
+    """
+    fetched = store.kernels.iterdir() if store.kernels.is_dir() else ()
+    for root in (kernel.parent.parent, kernel.parent, *fetched, Path("/")):
         for directory in (root / "lib" / "modules" / release, root / "usr" / "lib" / "modules" / release):
             if release and directory.is_dir():
                 return directory

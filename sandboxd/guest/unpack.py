@@ -74,7 +74,7 @@ def _read(path: Path, image: memoryview) -> KernelFile:
         if kernel.pvh_entry is None:
             raise NotAKernelError("it is a vmlinux without a PVH entry")
         return KernelFile(kernel.release, None)
-    header = parse_bzimage(image[: max(HEAD_BYTES, 6)], len(image))
+    header = parse_bzimage(image[:HEAD_BYTES], len(image))
     release = header.release or "unknown"
     try:
         vmlinux = _unpack(header, image[header.payload_offset : header.payload_offset + header.payload_bytes])
@@ -136,7 +136,7 @@ def _by_program(command: tuple[str, ...], data: memoryview) -> bytes | None:
 
 
 def unpack_module(path: Path) -> bytes:
-    """A kernel module's bytes, unpacked: some distributions ship .ko.xz, .ko.gz or .ko.zst. Raises OSError, ValueError."""
+    """A module's bytes, unpacked: some distributions ship .ko.xz, .ko.gz or .ko.zst. Raises OSError, ValueError."""
     data = path.read_bytes()
     match path.suffix:
         case ".xz":

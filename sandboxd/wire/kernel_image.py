@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 HEAD_BYTES = 64 << 10
-"""How much of a file's start `parse_bzimage` needs at most: 255 set-up sectors would be 128 KiB, no real one has over 64."""
+"""How much of a file's start `parse_bzimage` wants to see: real set-up code has 15 to 40 KiB."""
 
 Buffer = bytes | memoryview
 
@@ -39,7 +39,7 @@ class Compression(enum.Enum):
 
     @property
     def appends_size(self) -> bool:
-        """Whether the build appends the unpacked size as 4 bytes (scripts/Makefile.lib, size_append); gzip has its own."""
+        """Whether the build appends the unpacked size as 4 bytes (scripts/Makefile.lib, size_append)."""
         return self not in (Compression.GZIP, Compression.NONE)
 
 
@@ -55,8 +55,6 @@ class BzImage:
     payload_bytes: int
     compression: Compression | None
     """None: one that we do not know."""
-    unpacked_bytes: int
-    """0 when the image does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +77,10 @@ _RELEASE = re.compile(rb"[0-9]+\.[0-9]+[A-Za-z0-9.+_~-]{0,60}")
 _BANNER = re.compile(rb"Linux version ([0-9]+\.[0-9]+[A-Za-z0-9.+_~-]{0,60}) \(")
 
 
-def parse_bzimage(head: Buffer, file_bytes: int, tail: bytes = b"") -> BzImage:
-    """Reads the set-up header. `head`: the file from its start, the payload's first bytes included if the file has them;
-    `file_bytes`: the whole file's size. `tail`: the payload's last 4 bytes, for `unpacked_bytes`. Raises NotAKernelError.
+def parse_bzimage(head: Buffer, file_bytes: int) -> BzImage:
+    """Reads the set-up header. `head`: the file's first HEAD_BYTES; `file_bytes`: the whole file's size.
+
+    Raises NotAKernelError.
     """
     if len(head) < 0x268:
         raise NotAKernelError("it is shorter than a kernel's set-up header")
@@ -99,8 +98,7 @@ def parse_bzimage(head: Buffer, file_bytes: int, tail: bytes = b"") -> BzImage:
     if not size or offset + size > file_bytes:
         raise NotAKernelError(f"its payload ({size} bytes at {offset}) does not lie in the file of {file_bytes} bytes")
     compression = _compression(bytes(head[offset : offset + 6])) if offset + 6 <= len(head) else None
-    unpacked = _u32(tail, 0) if len(tail) == 4 else 0
-    return BzImage(_bzimage_release(head), protocol, offset, size, compression, unpacked)
+    return BzImage(_bzimage_release(head), protocol, offset, size, compression)
 
 
 def parse_vmlinux(image: Buffer) -> Vmlinux:
