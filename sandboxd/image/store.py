@@ -162,7 +162,7 @@ class ImageStore:
     async def load(
         self, path: Path | str, *, tag: str = "", progress: Listener = _ignore
     ) -> builtins.list[ImageRecord]:
-        """Every image of a docker-archive, oci-archive or OCI layout directory, with its names. gzip, zstd, xz or plain.
+        """Every image of a docker-archive, oci-archive (plain, gzip, zstd, xz) or OCI layout directory, with its names.
 
         `tag` names the only image of an archive. Raises image_archive_invalid, image_truncated,
         image_wrong_architecture, and what unpacking raises; images loaded before the bad one stay.
@@ -289,7 +289,7 @@ class ImageStore:
         return self._catalogue.filesystem(content_key(diff_ids)) is not None
 
     async def _adopt(self, candidate: Candidate, label: str, tell: Listener, *, keep_blobs: bool) -> ImageRecord | None:
-        """Packs its layers unless they were before, and makes it an image. None: it came without, and they no longer are."""
+        """Packs its layers unless that was done before, and makes it an image. None: it was, but is no more."""
         config = parse_config(label, candidate.config)
         key = content_key(config.rootfs.diff_ids)
         packed = self._catalogue.filesystem(key)
