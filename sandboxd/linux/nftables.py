@@ -92,8 +92,8 @@ def open_events() -> EventSocket:
     return EventSocket(events)
 
 
-def read_deletions(events: EventSocket) -> bool | set[str]:
-    """What is waiting on the socket: names of tables of which something was deleted; True: events were lost."""
+def read_deletions(events: EventSocket) -> set[str] | None:
+    """What is waiting on the socket: names of tables of which something was deleted; None: events were lost."""
     names: set[str] = set()
     while True:
         try:
@@ -101,7 +101,7 @@ def read_deletions(events: EventSocket) -> bool | set[str]:
         except BlockingIOError:
             return names
         except OSError:  # ENOBUFS: the kernel dropped some
-            return True
+            return None
 
 
 def deletions(datagram: bytes) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The network's door: what the daemon calls. One thread does the work, in order; deleting taps has another.
+"""The network's door: what the daemon calls. One thread does the work, in order; what is slow, another, the janitor's.
 
 Nothing heavy is loaded before the first call that needs it.
 """
@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sandboxd.base.errors import NETWORK_SETUP_FAILED, SandboxdError
 from sandboxd.base.ports import PortRequest
@@ -20,13 +20,13 @@ from sandboxd.net.settings import NetworkSettings
 
 if TYPE_CHECKING:
     from sandboxd.linux.nftables import EventSocket
-    from sandboxd.net.host import HostNetwork
+    from sandboxd.net.conntrack import Conntrack
+    from sandboxd.net.host import Freed, HostNetwork
 
 ANSWER_TIMEOUT_S = 30.0
 """For any one call: the kernel answers in milliseconds, a stuck RTNL lock never."""
 
 _log = logging.getLogger(__name__)
-_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
@@ -40,11 +40,16 @@ class NetworkManager:
         self._settings = settings
         self._state_dir = state_dir
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="network")
-        self._janitor = ThreadPoolExecutor(1, thread_name_prefix="taps")
+        self._janitor = ThreadPoolExecutor(1, thread_name_prefix="network-janitor")
         self._host_network: HostNetwork | None = None
+        self._flows: Conntrack | None = None
         self._events: EventSocket | None = None
-        self._deleting: dict[int, asyncio.Future[None]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._releasing = asyncio.Lock()
+        self._leaving: set[int] = set()
+        self._cleaning: dict[int, asyncio.Future[int]] = {}
+        """Slots that the janitor is not done with."""
+        self._errands: set[asyncio.Future[Any]] = set()
+        """Work that nobody waits for, but `close`."""
 
     @property
     def subnet(self) -> str | None:
@@ -54,7 +59,7 @@ class NetworkManager:
 
     async def start(self) -> None:
         """Makes the network, or takes over what a daemon before left; `attach` does it. Raises `subnet_collision`."""
-        await self._bounded("starting it", self._submit(lambda: self._host().start()))
+        await self._bounded("starting it", self._on_worker(lambda host: host.start()))
         self._watch()
 
     async def attach(self, slot: int, ports: Sequence[PortRequest]) -> Lease:
@@ -62,79 +67,126 @@ class NetworkManager:
 
         Raises `port_in_use`, `port_unavailable`, `network_full`; nothing is left then, nor when the call is cancelled.
         """
-        if deleting := self._deleting.get(slot):
-            await asyncio.shield(deleting)
-        work = self._submit(lambda: self._host().attach(slot, tuple(ports)))
+        while cleaning := self._cleaning.get(slot):
+            await asyncio.wait({cleaning})
+        work = self._on_worker(lambda host: host.attach(slot, tuple(ports)))
         try:
             lease = await self._bounded(f"attaching slot {slot}", work)
         except BaseException:
-            work.add_done_callback(lambda done: self._abandon(slot, done))
+            work.add_done_callback(partial(self._abandon, slot))
             raise
         self._watch()
+        if udp := [port for port in lease.ports if port.protocol == "udp"]:
+            self._errand(self._on_flows(lambda flows: flows.forget_ports(udp)))
         return lease
 
     async def release(self, slot: int) -> None:
-        """Takes the sandbox off the network, with its ports and flows. No error where it is not on it."""
-        await self._bounded(f"releasing slot {slot}", self._submit(lambda: self._host().release(slot)))
-        await self._trim()
+        """Takes the sandbox off the network, with its ports and flows. No error where it is not on it.
+
+        Whoever comes while a release is under way goes with the next one: a transaction that deletes costs 10-20 ms,
+        however many go.
+        """
+        self._leaving.add(slot)
+        async with self._releasing:
+            if slot not in self._leaving:
+                return
+            slots, self._leaving = self._leaving, set()
+            work = self._on_worker(lambda host: host.release(slots))
+            work.add_done_callback(self._released)
+            await self._bounded(f"releasing slots {sorted(slots)}", work)
 
     async def reconcile(self, live_slots: set[int]) -> None:
         """After a restart: exactly these sandboxes are on the network; what others left is released."""
         live = frozenset(live_slots)
-        await self._bounded("taking it over", self._submit(lambda: self._host().reconcile(live)))
+        work = self._on_worker(lambda host: host.reconcile(live))
+        work.add_done_callback(self._released)
+        await self._bounded("taking it over", work)
         if self._host_network and self._host_network.started:
             self._watch()
-            await self._trim()
 
     async def close(self, remove: bool) -> None:
         """The end of this manager. `remove`: the network goes too, if no sandbox is on it."""
         self._unwatch()
-        await asyncio.gather(*self._tasks, *self._deleting.values(), return_exceptions=True)
         try:
+            while pending := {*self._errands, *self._cleaning.values()}:
+                await self._bounded("finishing what is under way", asyncio.ensure_future(asyncio.wait(pending)))
             if self._host_network or remove:
-                await self._bounded("closing it", self._submit(lambda: self._host().close(remove=remove)))
+                await self._bounded("closing it", self._on_worker(lambda host: host.close(remove=remove)))
+            if self._flows:
+                await self._bounded("closing it", self._on_flows(lambda flows: flows.close()))
         finally:
             self._worker.shutdown(wait=False)
             self._janitor.shutdown(wait=False)
 
     # --- the threads ---
 
+    def _on_worker(self, call: Callable[[HostNetwork], _T]) -> asyncio.Future[_T]:
+        return asyncio.get_running_loop().run_in_executor(self._worker, lambda: call(self._host()))
+
+    def _on_flows(self, call: Callable[[Conntrack], _T]) -> asyncio.Future[_T]:
+        return asyncio.get_running_loop().run_in_executor(self._janitor, lambda: call(self._conntrack()))
+
     def _host(self) -> HostNetwork:
-        """Made in the worker: this is where pyroute2 and libnftables are loaded."""
+        """Made in the worker: this is where libnftables and pydantic are loaded, and pyroute2 when it starts."""
         if self._host_network is None:
             from sandboxd.net.host import HostNetwork
 
             self._host_network = HostNetwork(self._settings, self._state_dir)
         return self._host_network
 
-    def _submit(self, call: Callable[[], _T]) -> asyncio.Future[_T]:
-        return asyncio.get_running_loop().run_in_executor(self._worker, call)
+    def _conntrack(self) -> Conntrack:
+        """Made in the janitor's thread."""
+        if self._flows is None:
+            from sandboxd.net.conntrack import Conntrack
+
+            self._flows = Conntrack()
+        return self._flows
 
     async def _bounded(self, what: str, work: asyncio.Future[_T]) -> _T:
         """Waits, but not for ever; the work itself is never cut short."""
         done, _ = await asyncio.wait({work}, timeout=ANSWER_TIMEOUT_S)
         if not done:
-            work.add_done_callback(_report)
+            self._errand(work)
             reason = f"The kernel has not answered for {ANSWER_TIMEOUT_S:.0f} s."
             raise SandboxdError(NETWORK_SETUP_FAILED, what=what, reason=reason)
         return work.result()
 
+    def _errand(self, work: asyncio.Future[Any]) -> None:
+        self._errands.add(work)
+        work.add_done_callback(self._errands.discard)
+        work.add_done_callback(_report)
+
+    # --- what follows a release ---
+
     def _abandon(self, slot: int, attached: asyncio.Future[Lease]) -> None:
         """Nobody waits for this lease any more."""
         if not attached.cancelled() and attached.exception() is None:
-            self._submit(lambda: self._host().release(slot)).add_done_callback(_report)
+            work = self._on_worker(lambda host: host.release([slot]))
+            work.add_done_callback(self._released)
+            self._errand(work)
 
-    async def _trim(self) -> None:
-        """Deletes surplus taps, with nobody waiting."""
-        loop = asyncio.get_running_loop()
-        host = self._host()
-        for slot in await self._submit(host.take_surplus):
-            self._deleting[slot] = loop.run_in_executor(self._janitor, host.delete_tap, slot)
-            self._deleting[slot].add_done_callback(_report)
-            self._deleting[slot].add_done_callback(partial(self._deleted, slot))
+    def _released(self, work: asyncio.Future[Freed]) -> None:
+        """The janitor clears the flows and deletes surplus taps; until the flows are gone their slots wait."""
+        if work.cancelled() or work.exception() is not None:
+            return
+        freed = work.result()
+        if freed.addresses:
+            addresses = frozenset(freed.addresses.values())
+            self._clean(freed.addresses, self._on_flows(lambda flows: flows.forget_guests(addresses)))
+        for slot in freed.surplus:
+            loop = asyncio.get_running_loop()
+            self._errand(loop.run_in_executor(self._janitor, self._host().delete_condemned, slot))
 
-    def _deleted(self, slot: int, _: object) -> None:
-        self._deleting.pop(slot, None)
+    def _clean(self, slots: Iterable[int], work: asyncio.Future[int]) -> None:
+        """These slots wait for this work; of several for one slot, the last."""
+        for slot in slots:
+            self._cleaning[slot] = work
+            work.add_done_callback(partial(self._cleaned, slot))
+        work.add_done_callback(_report)
+
+    def _cleaned(self, slot: int, work: asyncio.Future[int]) -> None:
+        if self._cleaning.get(slot) is work:
+            del self._cleaning[slot]
 
     # --- others who change the rules ---
 
@@ -159,22 +211,12 @@ class NetworkManager:
         if self._events is None:
             return
         deleted = nftables.read_deletions(self._events)
-        if deleted is True or (isinstance(deleted, set) and self._settings.table in deleted):
-            self._spawn(self._verify())
-
-    async def _verify(self) -> None:
-        try:
-            await self._bounded("checking the rules", self._submit(lambda: self._host().verify()))
-        except SandboxdError as error:
-            _log.error("the rules of %s are not in place: %s", self._settings.bridge, error.cause)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        if deleted is None or self._settings.table in deleted:
+            self._errand(self._on_worker(lambda host: host.verify()))
 
 
 def _report(done: asyncio.Future[Any]) -> None:
     """For work that nobody waits for."""
     if not done.cancelled() and (error := done.exception()):
-        _log.warning("the network: %s", error)
+        cause = error.cause if isinstance(error, SandboxdError) else ""
+        _log.warning("the network: %s %s", error, cause)

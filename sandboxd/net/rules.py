@@ -31,6 +31,7 @@ Command = dict[str, object]
 class Guest:
     """One sandbox as the rules see it."""
 
+    slot: int
     tap: str
     mac: str
     address: str

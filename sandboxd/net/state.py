@@ -29,6 +29,8 @@ class SavedNetwork(BaseModel):
 
     version: int = 1
     boot_id: str = ""
+    standing: bool = False
+    """Made in this boot and not removed."""
     subnet: IPvAnyNetwork | None = None
     sysctls: dict[str, str] = {}
     """As they were before us, in this boot."""
@@ -41,8 +43,12 @@ class State:
         self._file = directory / "network.json"
         self._ports = directory / "ports"
 
+    def standing(self) -> bool:
+        """A network was made in this boot and not removed since."""
+        return self.load().standing
+
     def load(self) -> SavedNetwork:
-        """What was saved; settings of another boot are forgotten."""
+        """What was saved; what it says of another boot is forgotten."""
         text = _read(self._file)
         try:
             saved = SavedNetwork.model_validate_json(text) if text else SavedNetwork()
@@ -50,7 +56,11 @@ class State:
             _log.warning("%s does not read; starting afresh", self._file)
             saved = SavedNetwork()
         current = boot_id()
-        return saved if saved.boot_id == current else saved.model_copy(update={"boot_id": current, "sysctls": {}})
+        return (
+            saved
+            if saved.boot_id == current
+            else saved.model_copy(update={"boot_id": current, "standing": False, "sysctls": {}})
+        )
 
     def save(self, saved: SavedNetwork) -> None:
         _replace(self._file, saved.model_dump_json().encode())
