@@ -33,13 +33,7 @@ from sandboxd.base.errors import (
     ErrorKind,
     SandboxdError,
 )
-
-TASK_SERVICE = "containerd.task.v2.Task"
-SANDBOX_SERVICE = "sandboxd.shim.v1.Sandbox"
-PROCESS_TYPE_URL = "types.containerd.io/opencontainers/runtime-spec/1/Process"
-RESOURCES_TYPE_URL = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
-ATTACH_ONLY = "attach://"
-"""As `stdin`: the process gets a standard input, whose data comes by `attach` and which `close_stdin` ends."""
+from sandboxd.shim.names import PROCESS_TYPE_URL, RESOURCES_TYPE_URL, SANDBOX_SERVICE, TASK_SERVICE
 
 CALL_TIMEOUT_S = 60.0
 """For calls that a guest answers; a guest under load is slow, a dead one ends the connection."""

@@ -15,19 +15,20 @@ from pathlib import Path
 from sandboxd.aio.child import Child
 from sandboxd.aio.descriptors import wait_readable
 from sandboxd.aio.ttrpc import ClientConnection
+from sandboxd.base.clock import monotonic_ns
 from sandboxd.base.errors import SHIM_LOST, SHIM_START_FAILED, SandboxdError
 from sandboxd.core.files import write_atomically
 from sandboxd.core.reclaim import reclaim
 from sandboxd.core.records import LOG_FILE, SANDBOX_FILE, SOCKET_FILE, read_shim_record
 from sandboxd.core.spec import SandboxSpec
 from sandboxd.linux.process import open_process
-from sandboxd.shim.client import ATTACH_ONLY, ShimClient
+from sandboxd.shim.client import ShimClient
+from sandboxd.shim.names import ATTACH_ONLY, READY, SPAWN_TIME_VARIABLE
 
 START_TIMEOUT_S = 30.0
-READY = b"ready\n"
 _LOG_TAIL_BYTES = 2048
 
-__all__ = ["ATTACH_ONLY", "READY", "START_TIMEOUT_S", "ShimClient", "connect", "start_shim"]
+__all__ = ["ATTACH_ONLY", "START_TIMEOUT_S", "ShimClient", "connect", "start_shim"]
 
 
 async def start_shim(spec: SandboxSpec) -> ShimClient:
@@ -57,7 +58,11 @@ async def start_shim(spec: SandboxSpec) -> ShimClient:
 def _spawn(run_dir: Path) -> Child:
     # -I: neither the caller's environment nor its directory may decide what code runs.
     argv = [sys.executable, "-I", "-m", "sandboxd.shim", "serve", str(run_dir)]
-    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+    environment = {
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "LC_ALL": "C.UTF-8",
+        SPAWN_TIME_VARIABLE: str(monotonic_ns()),
+    }
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
     log_fd = os.open(run_dir / LOG_FILE, flags, 0o600)
     try:

@@ -27,7 +27,8 @@ class _Formatter(logging.Formatter):
         values = {"time": when, "level": record.levelname.lower(), "logger": record.name, **self._fields}
         if self._json:
             return json.dumps({**values, "message": message[:LINE_MAX_CHARS]})
-        head = " ".join((when, record.levelname.lower(), record.name, *(f"{k}={v}" for k, v in self._fields.items())))
+        fields = [f"{key}={value}" for key, value in self._fields.items()]
+        head = " ".join((when, record.levelname.lower(), record.name, *fields))
         return f"{head} {_one_line(message[:LINE_MAX_CHARS])}"
 
 

@@ -1,4 +1,4 @@
-"""The stages of a start: names with a begin and an end on the host's one monotonic clock, whatever process they ran in."""
+"""The stages of a start: names with a begin and an end on the host's one monotonic clock, in whatever process they ran."""
 
 from __future__ import annotations
 

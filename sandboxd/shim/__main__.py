@@ -1,0 +1,5 @@
+"""`python -m sandboxd.shim`."""
+
+from sandboxd.shim.main import main
+
+main()
