@@ -10,16 +10,9 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from sandboxd.aio.ttrpc.errors import CallTimeout, ConnectionLost, RemoteError, StatusCode
+from sandboxd.aio.ttrpc.messages import decode_message, encode_request
 from sandboxd.api import ttrpc_pb2
-from sandboxd.wire.ttrpc import (
-    STREAM_ID_MAX,
-    Frame,
-    FrameDecoder,
-    MessageType,
-    ProtocolError,
-    decode_message,
-    encode_request,
-)
+from sandboxd.wire.ttrpc import STREAM_ID_MAX, Frame, FrameDecoder, MessageType, ProtocolError
 
 M = TypeVar("M", bound=Message)
 

@@ -12,17 +12,10 @@ from typing import Any, Generic, TypeVar
 from google.protobuf.message import Message
 
 from sandboxd.aio.ttrpc.errors import ConnectionLost, RemoteError, StatusCode, status_from_exception
+from sandboxd.aio.ttrpc.messages import decode_message, encode_error, encode_response
 from sandboxd.api import ttrpc_pb2
 from sandboxd.base.errors import Blame, SandboxdError
-from sandboxd.wire.ttrpc import (
-    Frame,
-    FrameDecoder,
-    MessageType,
-    ProtocolError,
-    decode_message,
-    encode_error,
-    encode_response,
-)
+from sandboxd.wire.ttrpc import Frame, FrameDecoder, MessageType, ProtocolError
 
 IN_FLIGHT_MAX = 1024
 """Calls of one connection that may wait for their answers at the same time; more are refused."""
