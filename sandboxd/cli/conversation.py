@@ -61,12 +61,12 @@ class Conversation:
         manners: Manners,
         send_signal: Callable[[int], Awaitable[None]] | None = None,
         *,
-        before_output: Callable[[], None] = lambda: None,
+        on_begin: Callable[[], Awaitable[None] | None] | None = None,
     ) -> None:
         self._process = process
         self._manners = manners
         self._send_signal = send_signal or process.signal
-        self._before_output = before_output
+        self._on_begin = on_begin
         self._raw = RawMode()
         self._tasks: set[asyncio.Task[None]] = set()
         self._detached = False
@@ -106,7 +106,9 @@ class Conversation:
         if self._begun:
             return
         self._begun = True
-        self._before_output()
+        news = self._on_begin() if self._on_begin else None
+        if news:
+            self._spawn(news)
         if self._manners.terminal and is_terminal(0):
             self._raw.enter()
             self._resize()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
 from sandboxd.api import sandboxd_pb2 as pb
+from sandboxd.base.errors import SandboxdError
 from sandboxd.client import convert, model
 from sandboxd.client.channel import Connection
 from sandboxd.client.images import AsyncImages
@@ -72,7 +74,10 @@ class AsyncClient:
                 pass
             if process.sandbox is None:
                 raise self._connection.broken("the daemon did not say which sandbox it started")
-            return AsyncSandbox(self._connection, process.sandbox)
+            sandbox = AsyncSandbox(self._connection, process.sandbox)
+        with contextlib.suppress(SandboxdError):  # one that is removed at its end may be gone already
+            await sandbox.refresh()
+        return sandbox
 
     async def run_attached(
         self,

@@ -12,7 +12,7 @@ import os
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any, cast
 
 from sandboxd.base.errors import ARCHIVE_REFUSED, LOCAL_FILE, SandboxdError
@@ -124,10 +124,10 @@ class _Unpacking:
         """Where an entry goes; None for the top itself when it is dropped."""
         if len(os.fsencode(name)) > NAME_MAX_BYTES or "\0" in name:
             raise refused(name[:80], f"Its name is not one, or longer than {NAME_MAX_BYTES} bytes.")
-        parts = [part for part in PurePosixPath(name.lstrip("/")).parts if part != "."]
+        parts = [part for part in name.split("/") if part]
         if ".." in parts:
             raise refused(name, "Its name leads out of the directory.")
-        below = parts[1:]
+        below = [part for part in parts[1:] if part != "."]
         if self.rename is not None:
             below = [self.rename, *below]
         if not below:

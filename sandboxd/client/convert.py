@@ -43,7 +43,7 @@ def sandbox(message: pb.Sandbox) -> model.SandboxInfo:
         ports=tuple(port(item) for item in message.ports),
         labels=dict(config.labels),
         config=plain(config),
-        machine=machine(message.machine) if message.HasField("machine") else None,
+        machine=machine(message.machine) if message.machine.vmm_pid else None,
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,13 +13,13 @@ from sandboxd.base.errors import NO_TERMINAL, SandboxdError
 from sandboxd.cli.shared import each, sandboxes_argument, settings, with_client
 from sandboxd.cli.terminal import DETACH_KEYS, is_terminal, parse_detach_keys, size
 from sandboxd.cli.workload import run_options, workload_options
+from sandboxd.client.options import build_config
 
 if TYPE_CHECKING:
     from sandboxd.cli.conversation import Ending
     from sandboxd.cli.progress import Reporter
     from sandboxd.cli.timings import Stopwatch
     from sandboxd.client.aio import AsyncClient
-    from sandboxd.client.model import SandboxInfo
     from sandboxd.client.options import RunOptions
     from sandboxd.client.process import AsyncProcess
 
@@ -58,7 +60,6 @@ def run(image: str, command: tuple[str, ...], **values: Any) -> int:
     """
     from sandboxd.cli.progress import Reporter
     from sandboxd.cli.timings import Stopwatch
-    from sandboxd.client.options import build_config
 
     watch = Stopwatch()
     options = run_options(values)
@@ -105,14 +106,14 @@ class _Run:
         self._watch.lap("request")
         async with process:
             status = await (
-                self._detached(process, reporter)
+                self._detached(client, process, reporter)
                 if self._values["detach"]
                 else self._foreground(client, process, reporter)
             )
         self._timings(process)
         return status
 
-    async def _detached(self, process: AsyncProcess, reporter: Reporter) -> int:
+    async def _detached(self, client: AsyncClient, process: AsyncProcess, reporter: Reporter) -> int:
         while await process.receive() is not None:
             pass
         if process.sandbox is None:
@@ -122,9 +123,18 @@ class _Run:
         if reporter.used:
             reporter.receipt("Pulled")
         click.echo(process.sandbox.id)
-        if not self._values["quiet"]:
-            _show_chosen_ports(process.sandbox)
+        await self._show_chosen_ports(client, process.sandbox.id)
         return 0
+
+    async def _show_chosen_ports(self, client: AsyncClient, sandbox: str) -> None:
+        """Ports that the system chose are news; the others were typed a moment ago."""
+        config = build_config(self._image, self._command, self._options)
+        typed = {port.host_port for port in config.ports if port.host_port}
+        if self._values["quiet"] or len(typed) == len(config.ports):
+            return
+        for port in (await client.get(sandbox)).info.ports:
+            if port.host_port not in typed:
+                sys.stderr.write(f"port {port}\r\n" if self._options["terminal"] else f"port {port}\n")
 
     async def _foreground(self, client: AsyncClient, process: AsyncProcess, reporter: Reporter) -> int:
         from sandboxd.cli.conversation import Conversation, Manners
@@ -142,13 +152,16 @@ class _Run:
             if process.sandbox:
                 await (await client.get(process.sandbox.id)).kill(number)
 
-        def running() -> None:
+        async def show_ports(sandbox: str) -> None:
+            with contextlib.suppress(SandboxdError):  # it may have ended already
+                await self._show_chosen_ports(client, sandbox)
+
+        def running() -> Awaitable[None] | None:
             if reporter.used:
                 reporter.receipt("Pulled")
-            if process.sandbox and not self._values["quiet"]:
-                _show_chosen_ports(process.sandbox)
+            return show_ports(process.sandbox.id) if process.sandbox else None
 
-        ending = await Conversation(process, manners, send_signal, before_output=running).hold()
+        ending = await Conversation(process, manners, send_signal, on_begin=running).hold()
         self._watch.skip()
         return await self._settle(client, process, ending)
 
@@ -203,15 +216,6 @@ async def _signal(client: AsyncClient, sandbox: str, number: int) -> None:
         await (await client.get(sandbox)).kill(number)
     except SandboxdError:
         return  # it has ended
-
-
-def _show_chosen_ports(sandbox: SandboxInfo) -> None:
-    """Ports that the system chose are news; the others were typed a moment ago."""
-    wanted = sandbox.config.get("ports")
-    typed = {entry["host_port"] for entry in wanted if isinstance(entry, dict)} if isinstance(wanted, list) else set()
-    for port in sandbox.ports:
-        if port.host_port not in typed:
-            sys.stderr.write(f"port {port}\n")
 
 
 @click.command(context_settings=CONTEXT)

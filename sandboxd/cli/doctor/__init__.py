@@ -1,0 +1,1 @@
+"""`sandboxctl doctor`: checks as data and small functions, one file per subject."""
