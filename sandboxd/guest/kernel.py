@@ -93,7 +93,7 @@ def find_modules(kernel: Path, release: str, store: GuestStore) -> Path | None:
     """Where the modules of a kernel given by path are: beside it as in a package (boot/, lib/), in a
     fetched package, or the host's own. None: nowhere, so all must be built in.
     """
-    fetched = store.kernels.iterdir() if store.kernels.is_dir() else ()
+    fetched = list(store.kernels.iterdir()) if store.kernels.is_dir() else []
     for root in (kernel.parent.parent, kernel.parent, *fetched, Path("/")):
         for directory in (root / "lib" / "modules" / release, root / "usr" / "lib" / "modules" / release):
             if release and directory.is_dir():
