@@ -430,8 +430,8 @@ IMAGE_NO_REGISTRY = _kind(
     'Use HOST/{reference}, or set `default_registry = "HOST"` in the section [images] of the configuration.',
     grpc="FAILED_PRECONDITION",
 )
-IMAGE_REGISTRY_UNREACHABLE = _kind(
-    "image_registry_unreachable",
+REGISTRY_UNREACHABLE = _kind(
+    "registry_unreachable",
     "the registry {registry} does not answer",
     "{reason}",
     "Check name, port and network (`curl -v https://{registry}/v2/`), or configure a mirror; then pull again.",
@@ -439,15 +439,15 @@ IMAGE_REGISTRY_UNREACHABLE = _kind(
     grpc="UNAVAILABLE",
     retryable=True,
 )
-IMAGE_AUTHENTICATION = _kind(
-    "image_authentication",
+REGISTRY_AUTHENTICATION = _kind(
+    "registry_authentication",
     "the registry {registry} refuses access to {reference}",
     "{reason}",
     "Give `sandboxctl pull --username NAME --password-stdin {reference}`; a misspelt name can show this way too.",
     grpc="UNAUTHENTICATED",
 )
-IMAGE_TLS = _kind(
-    "image_tls",
+REGISTRY_TLS = _kind(
+    "registry_tls",
     "no trusted connection to the registry {registry}",
     "{reason}",
     "Use `sandboxctl pull --ca-file FILE {reference}` with the registry's CA, or `--tls-verify=false` where that is safe.",

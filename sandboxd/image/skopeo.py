@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandboxd.base.errors import IMAGE_REGISTRY_UNREACHABLE, SandboxdError
+from sandboxd.base.errors import REGISTRY_UNREACHABLE, SandboxdError
 from sandboxd.image.command import Outcome, environment, run, tool_failed
 from sandboxd.image.manifest import Descriptor, Platform
 from sandboxd.image.reference import Reference
@@ -103,7 +103,7 @@ class Registry:
                 reason = (
                     f"Nothing arrived for {self._patience.stall_s:g} s; {watch.done} of {watch.total} bytes are here."
                 )
-                raise SandboxdError(IMAGE_REGISTRY_UNREACHABLE, registry=self._source.host, reason=reason)
+                raise SandboxdError(REGISTRY_UNREACHABLE, registry=self._source.host, reason=reason)
         return await fetching
 
     async def _ask(self, *argv: str) -> Outcome:
@@ -112,7 +112,7 @@ class Registry:
                 outcome = await self._run(argv)
         except TimeoutError:
             reason = f"It gave no answer within {self._patience.answer_s:g} s."
-            raise SandboxdError(IMAGE_REGISTRY_UNREACHABLE, registry=self._source.host, reason=reason) from None
+            raise SandboxdError(REGISTRY_UNREACHABLE, registry=self._source.host, reason=reason) from None
         self._require(outcome)
         return outcome
 

@@ -23,12 +23,12 @@ def _unknown(reference: Reference, said: str, scratch: Path) -> SandboxdError:
 
 
 def _unreachable(reference: Reference, said: str, scratch: Path) -> SandboxdError:
-    return SandboxdError(errors.IMAGE_REGISTRY_UNREACHABLE, registry=reference.host, reason=f"No connection: {said}")
+    return SandboxdError(errors.REGISTRY_UNREACHABLE, registry=reference.host, reason=f"No connection: {said}")
 
 
 def _authentication(reference: Reference, said: str, scratch: Path) -> SandboxdError:
     return SandboxdError(
-        errors.IMAGE_AUTHENTICATION,
+        errors.REGISTRY_AUTHENTICATION,
         registry=reference.host,
         reference=reference,
         reason=f"It wants a user name and password that it knows: {said}",
@@ -37,7 +37,7 @@ def _authentication(reference: Reference, said: str, scratch: Path) -> SandboxdE
 
 def _tls(reference: Reference, said: str, scratch: Path) -> SandboxdError:
     reason = f"Its certificate is not trusted, or it speaks plain HTTP: {said}"
-    return SandboxdError(errors.IMAGE_TLS, registry=reference.host, reference=reference, reason=reason)
+    return SandboxdError(errors.REGISTRY_TLS, registry=reference.host, reference=reference, reason=reason)
 
 
 def _digest(reference: Reference, said: str, scratch: Path) -> SandboxdError:
@@ -64,7 +64,7 @@ def _media_type(reference: Reference, said: str, scratch: Path) -> SandboxdError
 
 def _policy(reference: Reference, said: str, scratch: Path) -> SandboxdError:
     reason = f"The host's signature policy (/etc/containers/policy.json) does not allow it: {said}"
-    return SandboxdError(errors.IMAGE_AUTHENTICATION, registry=reference.host, reference=reference, reason=reason)
+    return SandboxdError(errors.REGISTRY_AUTHENTICATION, registry=reference.host, reference=reference, reason=reason)
 
 
 _ROWS: tuple[tuple[str, _Maker], ...] = (
