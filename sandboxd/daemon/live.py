@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from sandboxd.api import shim_pb2
-from sandboxd.base.clock import monotonic_ns
 from sandboxd.base.errors import SANDBOX_WRONG_STATE, SandboxdError
 from sandboxd.daemon.records import Exit
 from sandboxd.shim.launch import ShimClient
+from sandboxd.telemetry.stages import StageRecorder
 
 
 @dataclass(eq=False)
@@ -21,28 +19,18 @@ class Live:
 
     id: str
     shim: ShimClient | None = None
-    stages: list[shim_pb2.Stage] = field(default_factory=list)
-    """Those of the daemon, and in the end all."""
+    stages: StageRecorder = field(default_factory=lambda: StageRecorder("daemon"))
+    """The daemon's; when it has ended, those of the shim too."""
     timed_out: bool = False
+    ended_by_us: bool = False
+    """Its machine was ended from outside, because that was asked for."""
+    finishing: bool = False
     timer: asyncio.TimerHandle | None = None
-    watch: asyncio.Task[None] | None = None
     ended: asyncio.Future[Exit] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     """Done when it has stopped and nothing of it is left on the host but its record and its log."""
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while it is started: two starts of one sandbox come one after the other."""
     _numbers: Iterator[int] = field(default_factory=itertools.count)
-
-    @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Records how long the block took, failed or not."""
-        begin_ns = monotonic_ns()
-        try:
-            yield
-        finally:
-            self.add_stage(name, begin_ns)
-
-    def add_stage(self, name: str, begin_ns: int) -> None:
-        self.stages.append(shim_pb2.Stage(name=name, process="daemon", begin_ns=begin_ns, end_ns=monotonic_ns()))
 
     def next_number(self) -> int:
         """Of an attachment, for the names of its pipes."""

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from sandboxd.aio.descriptors import wait_readable
 from sandboxd.core.output_log import LogRecord, decode_record, older_file
@@ -69,7 +69,7 @@ class LogFollower:
                 if self._query.wants(record):
                     yield record
 
-    async def follow(self, ended: asyncio.Future[None]) -> AsyncIterator[LogRecord]:
+    async def follow(self, ended: asyncio.Future[Any]) -> AsyncIterator[LogRecord]:
         """What is there, then what comes, until `ended` is done and everything was read."""
         mask = inotify.MODIFIED | inotify.CREATED | inotify.MOVED_IN | inotify.MOVED_OUT | inotify.DELETED
         with inotify.DirectoryWatch(self._path.parent, mask | inotify.SELF_DELETED) as watch:
@@ -225,7 +225,7 @@ def _lines_backwards(file: BinaryIO, end: int) -> Iterator[tuple[int, bytes]]:
         yield 0, rest
 
 
-async def _either(fd: int, ended: asyncio.Future[None]) -> None:
+async def _either(fd: int, ended: asyncio.Future[Any]) -> None:
     """Until the descriptor is readable or the future is done."""
     readable = asyncio.ensure_future(wait_readable(fd))
     try:

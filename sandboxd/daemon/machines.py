@@ -1,7 +1,7 @@
-"""On what a sandbox runs: driver and acceleration, chosen by what a probe guest showed, and the guest's kernel and initrd.
+"""On what a sandbox runs: driver and acceleration, chosen by what a probe guest showed; the guest's kernel and initrd.
 
-The probe takes up to seconds on a host whose KVM only emulates. It runs once per boot of the host, in the background from
-the daemon's start; a start that comes earlier waits for it. Its answer is kept in run_dir, with the boot's id.
+The probe takes up to seconds on a host whose KVM only emulates. It runs once per boot of the host, in the background
+from the daemon's start; a start that comes earlier waits for it. Its answer is kept in run_dir, with the boot's id.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from sandboxd.core.config import Config
 DEFAULT_RUN_DIR = Path("/run/sandboxd")
 OUTPUT_LOG = "log.json"
 DISK = "disk.ext4"
+BUNDLE = "bundle"
 
 
 @dataclass(frozen=True, slots=True)

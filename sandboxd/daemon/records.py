@@ -2,30 +2,11 @@
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass, field
 
 from sandboxd.api import sandboxd_pb2 as api
 from sandboxd.api import shim_pb2
-
-
-class State(enum.Enum):
-    """Of a sandbox, as the daemon knows it."""
-
-    CREATING = "creating"
-    CREATED = "created"
-    RUNNING = "running"
-    PAUSED = "paused"
-    STOPPED = "stopped"
-
-    @property
-    def alive(self) -> bool:
-        """A machine exists, or is about to."""
-        return self is not State.STOPPED
-
-    def to_api(self) -> api.State:
-        return _API_STATES[self]
-
+from sandboxd.core.lifecycle import State
 
 _API_STATES = {
     State.CREATING: api.STATE_CREATING,
@@ -91,6 +72,11 @@ class SandboxRecord:
     ports: tuple[Port, ...] = ()
     exit: Exit | None = None
 
+    @property
+    def alive(self) -> bool:
+        """A machine exists, or is about to."""
+        return self.state is not State.STOPPED
+
     def parsed_config(self) -> api.SandboxConfig:
         return api.SandboxConfig.FromString(self.config)
 
@@ -98,7 +84,7 @@ class SandboxRecord:
         sandbox = api.Sandbox(
             id=self.id,
             config=self.parsed_config(),
-            state=self.state.to_api(),
+            state=_API_STATES[self.state],
             image_id=self.image_id,
             created_unix_ns=self.created_unix_ns,
             started_unix_ns=self.started_unix_ns,

@@ -50,9 +50,12 @@ class Registry:
         """By its full id only."""
         return self._records.get(sandbox_id)
 
+    def named(self, name: str) -> SandboxRecord | None:
+        return self._records.get(self._ids_by_name.get(name, ""))
+
     def resolve(self, reference: str) -> SandboxRecord:
         """By id, name, or the unambiguous beginning of an id. Raises sandbox_not_found, sandbox_ambiguous."""
-        exact = self._records.get(reference) or self._records.get(self._ids_by_name.get(reference, ""))
+        exact = self._records.get(reference) or self.named(reference)
         if exact:
             return exact
         matches = [record for id_, record in self._records.items() if reference and id_.startswith(reference)]

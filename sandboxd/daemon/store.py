@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from sandboxd.base.errors import DAEMON_STATE_UNUSABLE, SandboxdError
+from sandboxd.core.lifecycle import State
 from sandboxd.daemon.migrations import migrate
-from sandboxd.daemon.records import EventRecord, Exit, Port, SandboxRecord, State
+from sandboxd.daemon.records import EventRecord, Exit, Port, SandboxRecord
 
 EVENTS_KEPT = 10_000
 _EVENTS_TRIM_EVERY = 256

@@ -1,0 +1,65 @@
+"""The daemon as a process: only one per run_dir, found by its pid file, announced to whoever started it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from sandboxd.base.errors import DAEMON_ALREADY_RUNNING, DAEMON_DIRECTORY_UNUSABLE, SandboxdError
+from sandboxd.core.files import write_atomically
+from sandboxd.daemon.paths import Paths
+
+_log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def only_one(paths: Paths) -> Iterator[None]:
+    """Holds the lock of run_dir, which the kernel lets go of when its holder dies. Raises daemon_already_running."""
+    try:
+        fd = os.open(paths.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise SandboxdError(DAEMON_DIRECTORY_UNUSABLE, path=paths.lock_file, reason=f"{error.strerror}.") from None
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SandboxdError(DAEMON_ALREADY_RUNNING, pid=_holder(paths.pid_file), lock=paths.lock_file) from None
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def pid_file(paths: Paths) -> Iterator[None]:
+    """RUN_DIR/sandboxd.pid: this process's pid and a newline. There while the API answers."""
+    write_atomically(paths.pid_file, f"{os.getpid()}\n".encode(), 0o644)
+    try:
+        yield
+    finally:
+        paths.pid_file.unlink(missing_ok=True)
+
+
+def notify(state: str) -> None:
+    """Tells the service manager, or the client that started us: sd_notify(3). Nobody asked: nothing happens."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    name = "\0" + address[1:] if address.startswith("@") else address
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            sender.connect(name)
+            sender.send(state.encode())
+    except OSError as error:
+        _log.warning("%s could not be told to %s: %s", state, address, error)
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.read_text().split()[0]
+    except (OSError, IndexError):
+        return "unknown"
