@@ -1,0 +1,280 @@
+// Links, addresses, routes and neighbours by rtnetlink(7), and the kernel's events about devices.
+#include "agent.h"
+
+#include <arpa/inet.h>
+#include <linux/if_addr.h>
+#include <linux/neighbour.h>
+#include <linux/netlink.h>
+#include <linux/rtnetlink.h>
+#include <net/if.h>
+#include <sys/socket.h>
+
+#ifndef IFF_UP
+#define IFF_UP 1
+#endif
+#define LINKS_MAX 64
+
+typedef Sandboxd__Agent__V1__Interface Interface;
+
+struct message {
+    struct nlmsghdr header;
+    uint8_t body[512];
+};
+
+struct address {
+    int family, prefix;
+    size_t size;
+    uint8_t bytes[16];
+};
+
+struct link {
+    int index;
+    uint8_t mac[6];
+    char name[IFNAMSIZ];
+};
+
+static int open_socket(int protocol) {
+    return socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol);
+}
+
+int uevent_socket(void) {
+    struct sockaddr_nl address = {.nl_family = AF_NETLINK, .nl_groups = 1};
+    int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_KOBJECT_UEVENT);
+    if (fd < 0) return fault_call("socket", "NETLINK_KOBJECT_UEVENT");
+    if (bind(fd, (struct sockaddr *)&address, sizeof address) == 0) return fd;
+    fault_call("bind", "NETLINK_KOBJECT_UEVENT");
+    close(fd);
+    return -1;
+}
+
+// --- messages ---
+
+static void *begin(struct message *message, int type, int flags, size_t size) {
+    memset(message, 0, sizeof *message);
+    message->header.nlmsg_type = type;
+    message->header.nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+    message->header.nlmsg_len = NLMSG_LENGTH(size);
+    return message->body;
+}
+
+static void attribute(struct message *message, int type, const void *data, size_t size) {
+    size_t at = NLMSG_ALIGN(message->header.nlmsg_len);
+    struct rtattr *attribute = (struct rtattr *)((uint8_t *)message + at);
+    if (at + RTA_SPACE(size) > sizeof *message) return;  // sizes are ours: 16 bytes at most
+    attribute->rta_type = type;
+    attribute->rta_len = RTA_LENGTH(size);
+    memcpy(RTA_DATA(attribute), data, size);
+    message->header.nlmsg_len = at + RTA_LENGTH(size);
+}
+
+static int transact(int fd, struct message *message, const char *what) {
+    struct {
+        struct nlmsghdr header;
+        struct nlmsgerr error;
+        uint8_t rest[1024];
+    } reply;
+    if (send(fd, message, message->header.nlmsg_len, 0) < 0) return fault_call("netlink", what);
+    ssize_t got = recv(fd, &reply, sizeof reply, 0);
+    if (got < (ssize_t)(sizeof reply.header + sizeof reply.error) || reply.header.nlmsg_type != NLMSG_ERROR)
+        return fault(CODE_INTERNAL, "netlink %.200s: no acknowledgement", what);
+    errno = -reply.error.error;
+    return errno ? fault_call("netlink", what) : 0;
+}
+
+// Calls take for each message of a dump.
+static int dump(int fd, int type, int family, void (*take)(const struct nlmsghdr *header, void *data), void *data) {
+    static _Alignas(8) uint8_t buffer[32768];  // netlink(7): a dump's datagrams are at most this
+    struct message message;
+    struct rtgenmsg *body = begin(&message, type, NLM_F_DUMP, sizeof(struct ifinfomsg));
+    body->rtgen_family = family;
+    if (send(fd, &message, message.header.nlmsg_len, 0) < 0) return fault_call("netlink", "dump");
+    for (;;) {
+        ssize_t got = recv(fd, buffer, sizeof buffer, 0);
+        if (got <= 0) return fault_call("netlink", "dump");
+        unsigned size = got;
+        for (struct nlmsghdr *header = (void *)buffer; NLMSG_OK(header, size); header = NLMSG_NEXT(header, size)) {
+            if (header->nlmsg_type == NLMSG_DONE) return 0;
+            if (header->nlmsg_type == NLMSG_ERROR) return fault(CODE_INTERNAL, "netlink dump: refused");
+            take(header, data);
+        }
+    }
+}
+
+// --- parsing ---
+
+static int parse_address(const char *text, struct address *address) {
+    char copy[64];
+    const char *slash = strchr(text, '/');
+    size_t size = slash ? (size_t)(slash - text) : strlen(text);
+    if (size >= sizeof copy) return fault(CODE_INVALID_ARGUMENT, "%.80s is no address", text);
+    memcpy(copy, text, size);
+    copy[size] = 0;
+    address->family = strchr(copy, ':') ? AF_INET6 : AF_INET;
+    address->size = address->family == AF_INET6 ? 16 : 4;
+    char *end = "";
+    address->prefix = slash ? (int)strtol(slash + 1, &end, 10) : (int)address->size * 8;
+    bool prefix_valid = address->prefix >= 0 && address->prefix <= (int)address->size * 8 && !*end && !(slash && !slash[1]);
+    if (inet_pton(address->family, copy, address->bytes) != 1 || !prefix_valid)
+        return fault(CODE_INVALID_ARGUMENT, "%.80s is no address", text);
+    return 0;
+}
+
+static int parse_mac(const char *text, uint8_t mac[6]) {
+    int used = 0;
+    if (sscanf(text, "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx%n", mac, mac + 1, mac + 2, mac + 3, mac + 4, mac + 5, &used) == 6 &&
+        used == 17 && !text[used])
+        return 0;
+    return fault(CODE_INVALID_ARGUMENT, "%.40s is no MAC address", text);
+}
+
+// --- links ---
+
+static void take_link(const struct nlmsghdr *header, void *data) {
+    struct link *wanted = data;
+    const struct ifinfomsg *info = NLMSG_DATA(header);
+    uint8_t mac[6] = {0};
+    char name[IFNAMSIZ] = "";
+    if (header->nlmsg_type != RTM_NEWLINK || wanted->index) return;
+    int size = IFLA_PAYLOAD(header);
+    for (const struct rtattr *attribute = IFLA_RTA(info); RTA_OK(attribute, size); attribute = RTA_NEXT(attribute, size)) {
+        if (attribute->rta_type == IFLA_ADDRESS && RTA_PAYLOAD(attribute) == 6) memcpy(mac, RTA_DATA(attribute), 6);
+        if (attribute->rta_type == IFLA_IFNAME && RTA_PAYLOAD(attribute) <= IFNAMSIZ)
+            memcpy(name, RTA_DATA(attribute), RTA_PAYLOAD(attribute));
+    }
+    if (memcmp(mac, wanted->mac, 6)) return;
+    wanted->index = info->ifi_index;
+    memcpy(wanted->name, name, sizeof name);
+    wanted->name[IFNAMSIZ - 1] = 0;
+}
+
+static int set_up(int fd, int index, uint32_t mtu) {
+    struct message message;
+    struct ifinfomsg *body = begin(&message, RTM_NEWLINK, 0, sizeof *body);
+    body->ifi_index = index;
+    body->ifi_flags = body->ifi_change = IFF_UP;
+    if (mtu) attribute(&message, IFLA_MTU, &mtu, sizeof mtu);
+    return transact(fd, &message, "link up");
+}
+
+int network_lo_up(void) {
+    int fd = open_socket(NETLINK_ROUTE);
+    if (fd < 0) return fault_call("socket", "NETLINK_ROUTE");
+    int status = set_up(fd, 1, 0);  // lo is the first of every network namespace
+    close(fd);
+    return status;
+}
+
+// --- addresses ---
+
+struct stale {
+    int index;
+    size_t count;
+    struct address addresses[LINKS_MAX];
+};
+
+static void take_address(const struct nlmsghdr *header, void *data) {
+    struct stale *stale = data;
+    const struct ifaddrmsg *info = NLMSG_DATA(header);
+    if (header->nlmsg_type != RTM_NEWADDR || (int)info->ifa_index != stale->index || stale->count >= LINKS_MAX) return;
+    struct address *address = &stale->addresses[stale->count];
+    *address = (struct address){.family = info->ifa_family, .prefix = info->ifa_prefixlen};
+    int size = IFA_PAYLOAD(header);
+    for (const struct rtattr *attribute = IFA_RTA(info); RTA_OK(attribute, size); attribute = RTA_NEXT(attribute, size)) {
+        bool local = attribute->rta_type == IFA_LOCAL || (attribute->rta_type == IFA_ADDRESS && info->ifa_family == AF_INET6);
+        if (!local || RTA_PAYLOAD(attribute) > sizeof address->bytes) continue;
+        address->size = RTA_PAYLOAD(attribute);
+        memcpy(address->bytes, RTA_DATA(attribute), address->size);
+    }
+    stale->count += address->size > 0 && !(info->ifa_family == AF_INET6 && info->ifa_scope == RT_SCOPE_LINK);
+}
+
+static int change_address(int fd, int type, int index, const struct address *address, const char *what) {
+    struct message message;
+    uint32_t flags = IFA_F_NODAD;  // no one else is on this link to ask
+    struct ifaddrmsg *body = begin(&message, type, type == RTM_NEWADDR ? NLM_F_CREATE | NLM_F_REPLACE : 0, sizeof *body);
+    body->ifa_family = address->family;
+    body->ifa_prefixlen = address->prefix;
+    body->ifa_index = index;
+    attribute(&message, IFA_LOCAL, address->bytes, address->size);
+    attribute(&message, IFA_ADDRESS, address->bytes, address->size);
+    if (address->family == AF_INET6) attribute(&message, IFA_FLAGS, &flags, sizeof flags);
+    return transact(fd, &message, what);
+}
+
+// A guest that was another one before (snapshot, fork) has that one's addresses.
+static int remove_stale_addresses(int fd, int index) {
+    static struct stale stale;
+    stale = (struct stale){.index = index};
+    if (dump(fd, RTM_GETADDR, AF_UNSPEC, take_address, &stale) < 0) return -1;
+    for (size_t i = 0; i < stale.count; i++)
+        if (change_address(fd, RTM_DELADDR, index, &stale.addresses[i], "stale address") < 0) return -1;
+    return 0;
+}
+
+// --- routes and neighbours ---
+
+static int add_route(int fd, int index, const Sandboxd__Agent__V1__Route *route) {
+    struct address destination, gateway;
+    struct message message;
+    if (parse_address(route->destination, &destination) < 0) return -1;
+    if (*route->gateway && parse_address(route->gateway, &gateway) < 0) return -1;
+    struct rtmsg *body = begin(&message, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, sizeof *body);
+    body->rtm_family = destination.family;
+    body->rtm_dst_len = destination.prefix;
+    body->rtm_table = RT_TABLE_MAIN;
+    body->rtm_protocol = RTPROT_STATIC;
+    body->rtm_scope = *route->gateway ? RT_SCOPE_UNIVERSE : RT_SCOPE_LINK;
+    body->rtm_type = RTN_UNICAST;
+    if (destination.prefix) attribute(&message, RTA_DST, destination.bytes, destination.size);
+    if (*route->gateway) attribute(&message, RTA_GATEWAY, gateway.bytes, gateway.size);
+    attribute(&message, RTA_OIF, &index, sizeof index);
+    return transact(fd, &message, route->destination);
+}
+
+static int add_neighbour(int fd, int index, const Sandboxd__Agent__V1__Neighbour *neighbour) {
+    struct address address;
+    struct message message;
+    uint8_t mac[6];
+    if (parse_address(neighbour->address, &address) < 0 || parse_mac(neighbour->mac, mac) < 0) return -1;
+    struct ndmsg *body = begin(&message, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, sizeof *body);
+    body->ndm_family = address.family;
+    body->ndm_ifindex = index;
+    body->ndm_state = NUD_PERMANENT;
+    attribute(&message, NDA_DST, address.bytes, address.size);
+    attribute(&message, NDA_LLADDR, mac, sizeof mac);
+    return transact(fd, &message, neighbour->address);
+}
+
+// --- the whole ---
+
+static int configure(int fd, const Interface *interface, char name[16]) {
+    struct link link = {0};
+    struct address address;
+    if (parse_mac(interface->mac, link.mac) < 0 || dump(fd, RTM_GETLINK, AF_UNSPEC, take_link, &link) < 0) return -1;
+    if (!link.index) {
+        errno = ENODEV;
+        return fault_call("interface", interface->mac);
+    }
+    memcpy(name, link.name, IFNAMSIZ);
+    if (agent.activated && remove_stale_addresses(fd, link.index) < 0) return -1;
+    if (set_up(fd, link.index, interface->mtu) < 0) return -1;
+    for (size_t i = 0; i < interface->n_addresses; i++) {
+        const char *text = interface->addresses[i];
+        if (parse_address(text, &address) < 0 || change_address(fd, RTM_NEWADDR, link.index, &address, text) < 0) return -1;
+    }
+    for (size_t i = 0; i < interface->n_neighbours; i++)
+        if (add_neighbour(fd, link.index, interface->neighbours[i]) < 0) return -1;
+    for (size_t i = 0; i < interface->n_routes; i++)
+        if (add_route(fd, link.index, interface->routes[i]) < 0) return -1;
+    return 0;
+}
+
+int network_configure(size_t count, Interface **interfaces, char (*names)[16]) {
+    if (!count) return 0;
+    int fd = open_socket(NETLINK_ROUTE);
+    if (fd < 0) return fault_call("socket", "NETLINK_ROUTE");
+    int status = 0;
+    for (size_t i = 0; status == 0 && i < count; i++) status = configure(fd, interfaces[i], names[i]);
+    close(fd);
+    return status;
+}
