@@ -32,8 +32,8 @@ class VmmStatistics:
 class Vmm(Protocol):
     """One microVM's process. Made with a MachineSpec and a Confinement; not yet running.
 
-    Calls in the wrong order raise `SandboxdError` (machine_wrong_state); after any failure of `boot` the process is gone
-    and nothing of it is left.
+    Calls in the wrong order raise `SandboxdError` (machine_wrong_state); after any failure of `boot` the process is
+    gone and nothing of it is left.
     """
 
     @property
@@ -43,10 +43,12 @@ class Vmm(Protocol):
     @property
     def agent(self) -> socket.socket:
         """Host end of the agent's port: a connected, non-blocking stream socket, there as soon as `boot` returned.
-        Bytes written before the guest opened the port wait in it."""
+        Bytes written before the guest opened the port wait in it. Whoever takes it closes it."""
 
     async def boot(self) -> None:
-        """Spawns the process and starts the vCPUs. Returns when the guest's first instruction may run, not when it is up."""
+        """Spawns the process and starts the vCPUs. Returns when the guest runs, and the VMM took all of its settings;
+        not when the guest is up.
+        """
 
     async def pause(self) -> None: ...
 

@@ -30,7 +30,7 @@ class Drive(_Frozen):
 
 
 class Nic(_Frozen):
-    """A virtio-net device on an existing persistent tap (IFF_TAP | IFF_NO_PI | IFF_VNET_HDR), opened by the driver's caller."""
+    """A virtio-net device on an existing persistent tap with IFF_TAP | IFF_NO_PI | IFF_VNET_HDR; the driver opens it."""
 
     tap: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,15}$")]
     mac: Annotated[str, Field(pattern=r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")]
@@ -59,4 +59,4 @@ class Confinement(_Frozen):
     uid: Annotated[int, Field(ge=0)]
     gid: Annotated[int, Field(ge=0)]
     work_dir: Path
-    """The sandbox's own directory, root-owned 0700: console.log and the VMM's stderr go here; the VMM gets descriptors only."""
+    """The sandbox's own, root-owned 0700: console.log and vmm.log, both bounded. The VMM has descriptors only."""

@@ -167,3 +167,12 @@ def _u16(data: Buffer, offset: int) -> int:
 
 def _u32(data: Buffer, offset: int) -> int:
     return int.from_bytes(data[offset : offset + 4], "little")
+
+
+def check_kernel(head: Buffer, file_bytes: int) -> None:
+    """Raises NotAKernelError for what cannot be a kernel by its first HEAD_BYTES; cheap, for the door of a VMM."""
+    if bytes(head[:4]) == b"\x7fELF":
+        if len(head) < 64 or head[4] != 2 or _u16(head, 18) != 62:
+            raise NotAKernelError("it is not a 64-bit x86 ELF file")
+    else:
+        parse_bzimage(head, file_bytes)
