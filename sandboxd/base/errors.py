@@ -643,6 +643,55 @@ PORT_UNAVAILABLE = _kind(
     grpc="FAILED_PRECONDITION",
 )
 
+# --- guest (the agent) ---------------------------------------------------------------------------------------------
+
+AGENT_LOST = _kind(
+    "agent_lost",
+    "the agent in the guest is not reached any more",
+    "{reason}",
+    "The machine ended or hangs: `sandboxctl inspect ID` shows its state, `sandboxctl logs ID` its last words.",
+    blame=Blame.HOST,
+    grpc="UNAVAILABLE",
+)
+GUEST_FAILED = _kind(
+    "guest_failed",
+    "the guest failed to {step}",
+    "The guest's kernel or agent answered: {reason}.",
+    "`sandboxctl inspect ID` shows what was asked of it; `sandboxctl debug ID` collects what a bug report needs.",
+    blame=Blame.GUEST,
+    grpc="INTERNAL",
+)
+GUEST_WRONG_STATE = _kind(
+    "guest_wrong_state",
+    "the guest cannot {step} now",
+    "The guest's agent answered: {reason}.",
+    "`sandboxctl ps -a` shows the sandbox's state.",
+    grpc="FAILED_PRECONDITION",
+)
+GUEST_TIMEOUT = _kind(
+    "guest_timeout",
+    "the guest did not {step} in time",
+    "{reason}.",
+    "`sandboxctl stats ID` shows whether the guest is busy; try again, or end it with `sandboxctl kill ID`.",
+    blame=Blame.GUEST,
+    grpc="DEADLINE_EXCEEDED",
+    retryable=True,
+)
+GUEST_PATH_NOT_FOUND = _kind(
+    "guest_path_not_found",
+    "there is no {path} in the sandbox",
+    "The guest's kernel answered: {reason}.",
+    "List the directory to see what is there: `sandboxctl exec ID ls -la DIRECTORY`.",
+    grpc="NOT_FOUND",
+)
+GUEST_PATH_UNUSABLE = _kind(
+    "guest_path_unusable",
+    "cannot {step} {path} in the sandbox",
+    "The guest's kernel answered: {reason}.",
+    "Look at it from inside: `sandboxctl exec ID ls -la {path}`; `df` there shows whether its disk is full.",
+    grpc="FAILED_PRECONDITION",
+)
+
 # --- container specifications --------------------------------------------------------------------------------------
 
 OCI_SPEC_INVALID = _kind(
