@@ -12,7 +12,7 @@ from sandboxd.api import shim_pb2
 from sandboxd.base.clock import monotonic_ns
 from sandboxd.cli.main import MAIN_NS
 from sandboxd.cli.words import coloured, paint, seconds
-from sandboxd.client.archive import local_file
+from sandboxd.client.local import local_file
 from sandboxd.client.model import Stage
 
 BAR_MIN = 20

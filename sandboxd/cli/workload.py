@@ -11,7 +11,7 @@ import click
 
 from sandboxd.base.units import parse_duration
 from sandboxd.cli.completing import images
-from sandboxd.client.archive import local_file
+from sandboxd.client.local import local_file
 from sandboxd.client.options import RunOptions, refusal
 
 Command = TypeVar("Command", bound=Callable[..., Any])

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-from sandboxd.base.errors import ARCHIVE_REFUSED, LOCAL_FILE, SandboxdError
+from sandboxd.base.errors import ARCHIVE_REFUSED, SandboxdError
+from sandboxd.client.local import local_file
 
 BLOCK_BYTES = 128 << 10
 NAME_MAX_BYTES = 4096
@@ -236,9 +237,3 @@ class _Exactly:
 
 def refused(entry: str, reason: str) -> SandboxdError:
     return SandboxdError(ARCHIVE_REFUSED, entry=entry[:200], reason=reason)
-
-
-def local_file(path: str | os.PathLike[str] | bytes | int, error: OSError) -> SandboxdError:
-    return SandboxdError(
-        LOCAL_FILE, path=os.fsdecode(path) if not isinstance(path, int) else path, reason=error.strerror or str(error)
-    )

@@ -45,7 +45,7 @@ def ensure(location: Location, *, autostart: bool, limit_s: float = START_LIMIT_
 
         raise unreachable(location.socket, reason)
     deadline = time.monotonic() + limit_s
-    _check_config(location)
+    _check_config(location, reason)
     _make_run_dir(location)
     with _start_lock(location, deadline):
         if _why_not(location.socket) is not None:
@@ -73,11 +73,16 @@ def _why_not(path: str) -> str | None:
     return None
 
 
-def _check_config(location: Location) -> None:
-    """What the daemon would say into its log, the caller says to the person. Errors: those of `load_config`."""
+def _check_config(location: Location, reason: str) -> None:
+    """What the daemon would say into its log, the caller says to the person. Errors: those of `load_config`, and
+    daemon_unreachable when a daemon of this configuration would listen somewhere else."""
     from sandboxd.core.config import load_config
 
-    load_config(Path(location.config) if location.config else None)
+    listens = str(load_config(Path(location.config) if location.config else None).socket_path)
+    if listens != location.socket:
+        from sandboxd.client.errors import unreachable
+
+        raise unreachable(location.socket, f"{reason} None was started, as it would listen at {listens}.")
 
 
 def _make_run_dir(location: Location) -> None:
@@ -143,8 +148,7 @@ def _start(location: Location, deadline: float) -> None:
 def _spawn(location: Location, log: int, notify: str) -> int:
     # -P: a directory called sandboxd where the caller happens to stand is not what root should run.
     argv = [sys.executable, "-P", "-m", "sandboxd.daemon"]
-    environment = {key: value for key, value in os.environ.items() if key not in ("NOTIFY_SOCKET", "SANDBOXD_SOCKET")}
-    environment |= {"NOTIFY_SOCKET": notify, "SANDBOXD_SOCKET": location.socket}
+    environment = {**os.environ, "NOTIFY_SOCKET": notify}
     if location.config:
         argv += ["--config", location.config]
     actions = [

@@ -45,7 +45,7 @@ class Connection:
     ) -> Response:
         """One question, one answer. `limit_s` None waits as long as the daemon does."""
         channel = await self.open()
-        call: Any = channel.unary_unary(_PACKAGE + method, Message.SerializeToString, response.FromString)
+        call: Any = channel.unary_unary(_PACKAGE + method, type(request).SerializeToString, response.FromString)
         with self._translated(method, limit_s):
             answer: Response = await call(request, timeout=limit_s)
             return answer
@@ -53,7 +53,7 @@ class Connection:
     async def stream(self, method: str, request: Message, response: type[Response]) -> AsyncIterator[Response]:
         """One question, many answers. Leaving the iterator ends the call."""
         channel = await self.open()
-        multi: Any = channel.unary_stream(_PACKAGE + method, Message.SerializeToString, response.FromString)
+        multi: Any = channel.unary_stream(_PACKAGE + method, type(request).SerializeToString, response.FromString)
         call = multi(request)
         try:
             with self._translated(method, None):

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from sandboxd.base.errors import COPY_TARGET, PATH_NOT_FOUND, SandboxdError
-from sandboxd.client.archive import local_file, pack, tar_reader, tar_writer, unpack
+from sandboxd.client.archive import pack, tar_reader, tar_writer, unpack
+from sandboxd.client.local import local_file
 
 if TYPE_CHECKING:
     from sandboxd.client.sandbox import AsyncSandbox

@@ -12,7 +12,7 @@ from typing import Self
 from sandboxd.api import sandboxd_pb2 as pb
 from sandboxd.api import shim_pb2
 from sandboxd.base.errors import COMMAND_FAILED, SANDBOX_NOT_FOUND, SandboxdError
-from sandboxd.client import convert, copy, model
+from sandboxd.client import convert, model
 from sandboxd.client.channel import Connection
 from sandboxd.client.options import checked_command, environment
 from sandboxd.client.process import AsyncProcess
@@ -210,6 +210,8 @@ class AsyncSandbox:
     ) -> int:
         """Copies a file or tree of this host into the sandbox, with docker's rules about `/` and `/.`.
         Returns the number of entries."""
+        from sandboxd.client import copy
+
         return await copy.copy_in(self, os.fspath(source), target, keep_owner=keep_owner, follow=follow)
 
     async def copy_out(
@@ -217,6 +219,8 @@ class AsyncSandbox:
     ) -> int:
         """Copies a file or tree of the sandbox to this host, with docker's rules. Nothing outside `target` is written,
         whatever the sandbox sends. Returns the number of entries."""
+        from sandboxd.client import copy
+
         return await copy.copy_out(self, source, os.fspath(target), keep_owner=keep_owner, follow=follow)
 
     async def upload_tar(self, path: str, chunks: AsyncIterable[bytes], *, keep_owner: bool = False) -> int:
@@ -243,12 +247,16 @@ class AsyncSandbox:
 
     async def read_file(self, path: str) -> bytes:
         """A whole regular file, symbolic links followed."""
+        from sandboxd.client import copy
+
         return await copy.read_file(self, path)
 
     async def write_file(self, path: str, data: bytes | str, *, mode: int = 0o644) -> None:
         """Makes or replaces a file that belongs to root. Its directory exists."""
         content = data.encode() if isinstance(data, str) else data
         directory, name = posixpath.split(posixpath.normpath(posixpath.join("/", path)))
+        from sandboxd.client import copy
+
         await copy.write_file(self, directory, name, content, mode)
 
 

@@ -166,12 +166,12 @@ def _id(image: ImageInfo, no_trunc: bool) -> str:
 
 
 def _columns(digests: bool, no_trunc: bool) -> list[output.Column[_Row]]:
-    columns = [
-        output.Column[_Row]("REPOSITORY", lambda row: row.repository),
-        output.Column[_Row]("TAG", lambda row: row.tag),
-        output.Column[_Row]("IMAGE ID", lambda row: _id(row.image, no_trunc)),
-        output.Column[_Row]("CREATED", lambda row: ago(row.image.created_at)),
-        output.Column[_Row]("SIZE", lambda row: format_size(row.image.size_bytes), right=True),
+    columns: list[output.Column[_Row]] = [
+        output.Column("REPOSITORY", lambda row: row.repository),
+        output.Column("TAG", lambda row: row.tag),
+        output.Column("IMAGE ID", lambda row: _id(row.image, no_trunc)),
+        output.Column("CREATED", lambda row: ago(row.image.created_at)),
+        output.Column("SIZE", lambda row: format_size(row.image.size_bytes), right=True),
     ]
     if digests:
         columns.insert(2, output.Column("DIGEST", lambda row: row.image.digest))

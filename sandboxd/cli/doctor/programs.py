@@ -12,7 +12,8 @@ from sandboxd.cli.doctor.finding import Finding, Fix, Patient
 
 LIMIT_S = 10.0
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
-_NUMBER = re.compile(r"(\d+)\.(\d+)")
+_NUMBERS = (re.compile(r"(\d+)\.(\d+)"), re.compile(r"version (\d+)()"))
+"""kmod counts whole numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,6 @@ def _version(path: str, program: Program) -> tuple[int, int] | None:
         done = subprocess.run([path, *program.version], capture_output=True, text=True, timeout=LIMIT_S, check=False)
     except (OSError, subprocess.SubprocessError):
         return None
-    # mke2fs tells its version on standard error.
-    match = _NUMBER.search(done.stdout + done.stderr)
-    return (int(match[1]), int(match[2])) if match else None
+    text = done.stdout + done.stderr  # mke2fs tells its version on standard error
+    found = [match for pattern in _NUMBERS if (match := pattern.search(text))]
+    return (int(found[0][1]), int(found[0][2] or 0)) if found else None
