@@ -124,10 +124,12 @@ class _ClientProtocol(asyncio.Protocol):
             self.fail(f"the peer broke the protocol: {error}")
 
     def _take(self, frame: Frame) -> None:
-        answer = self._pending.pop(frame.stream_id, None)
+        answer = self._pending.get(frame.stream_id)
         if answer is None or frame.type is not MessageType.RESPONSE:
             raise ProtocolError(f"{frame.type.name} on stream {frame.stream_id} answers no call")
         response = decode_message(ttrpc_pb2.Response, frame.payload)
+        # Only now: until it is answered, a broken connection has to find it among those that wait.
+        del self._pending[frame.stream_id]
         if not answer.done():
             answer.set_result(response)
 
