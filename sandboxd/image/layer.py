@@ -177,10 +177,14 @@ class LayerApplier:
             raise UnsafePath(f"it is a hard link to {os.fsdecode(entry.link)}: {error}") from None
         if not target:
             raise BadPath("it is a hard link to the root")
-        source = self._tree.directory(target[:-1], make=False)
+        no_file = BadPath(f"it is a hard link to {os.fsdecode(entry.link)}, which is no file of this image")
+        try:
+            source = self._tree.directory(target[:-1], make=False)
+        except FileNotFoundError:
+            raise no_file from None
         found = _lstat(target[-1], source)
         if found is None or stat.S_ISDIR(found.st_mode):
-            raise BadPath(f"it is a hard link to {os.fsdecode(entry.link)}, which is no file of this image")
+            raise no_file
         present = _lstat(name, parent)
         if present is not None and present.st_ino == found.st_ino:
             return
@@ -207,6 +211,9 @@ class LayerApplier:
         marker = parts[-1]
         if marker.startswith(_WHITEOUT_META) and marker != _OPAQUE:
             return
+        name = marker[len(_WHITEOUT) :]
+        if name in (b"", b".", b".."):
+            raise UnsafePath("it is a whiteout of the directory itself, or of the one above")
         try:
             parent = self._tree.directory(parts[:-1], make=False)
         except FileNotFoundError:
@@ -214,11 +221,8 @@ class LayerApplier:
         if marker == _OPAQUE:
             self._remove_children(parent)
             self._stale = True
-            return
-        name = marker[len(_WHITEOUT) :]
-        if name in (b"", b".", b".."):
-            raise UnsafePath("it is a whiteout of the directory itself, or of the one above")
-        self._remove_lower(name, parent)
+        else:
+            self._remove_lower(name, parent)
 
     def _remove_lower(self, name: bytes, parent: Directory) -> None:
         status = _lstat(name, parent)
