@@ -213,9 +213,7 @@ class _Unpacker:
         for begin, length in segments:
             offset = begin
             while offset < begin + length:
-                data = reader.read(min(CHUNK_BYTES, begin + length - offset))
-                if not data:
-                    raise TarError("it ends inside an entry")
+                data = _read_exactly(reader, min(CHUNK_BYTES, begin + length - offset))
                 self._put(path, offset, data)
                 offset += len(data)
             end = max(end, offset if length else 0)
@@ -250,6 +248,18 @@ class _Unpacker:
         if entry.kind != b"2":  # Linux keeps no mode of a symbolic link
             attributes.mode = entry.mode & PERMISSIONS
         self._bridge.call(self._files.call(path, set_attributes=attributes))
+
+
+def _read_exactly(reader: TarReader, size: int) -> bytes:
+    """As few calls of the guest as there can be, whatever pieces the client sends."""
+    pieces: list[bytes] = []
+    while size:
+        piece = reader.read(size)
+        if not piece:
+            raise TarError("it ends inside an entry")
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
 
 
 def _shown(path: bytes) -> str:
