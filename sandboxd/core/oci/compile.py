@@ -124,14 +124,13 @@ def _add_tree(spec: Spec, linux: Linux, assembly: steps.Assembly, read: ReadHost
 
 
 def _add_directories(spec: Spec, assembly: steps.Assembly) -> None:
-    """The working directory, as runc and docker make it, and what an image declares as volumes."""
+    """What an image declares as volumes. (The working directory is made by the agent, when the process enters it.)"""
     wanted = ((spec.annotations or {}).get(DIRECTORIES_ANNOTATION) or "").splitlines()
-    if spec.process is not None:
-        wanted.append(spec.process.cwd)
     for path in dict.fromkeys(normalise(each) for each in wanted):
         if path is not None and path != "/":
-            # Optional: what is missing for good is found by the process itself, with a better error.
-            assembly.inside.append(steps.directory(path, in_root=True, optional=True))
+            # Optional: on a read-only root the image has it or nobody.
+            phase = assembly.prepare if assembly.user_namespace else assembly.inside
+            phase.append(steps.directory(path, in_root=True, optional=True))
 
 
 def _add_covers(linux: Linux, assembly: steps.Assembly, findings: Findings) -> None:

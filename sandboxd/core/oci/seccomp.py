@@ -190,7 +190,7 @@ def _unknown_calls_stub(profile: Seccomp, default: int, tokens: tuple[int, ...])
     if default == libseccomp.ACT_ERRNO | errno.ENOSYS:
         return b""
     names = [name for syscall in profile.syscalls or () for name in syscall.names]
-    return b"".join(_stub_of(token, newest) for token in _plain(tokens) if (newest := _newest(token, names)) > 0)
+    return b"".join(_stub_of(token, newest) for token in _plain(tokens) if (newest := _newest(token, names)) >= 0)
 
 
 def _plain(tokens: tuple[int, ...]) -> list[int]:
