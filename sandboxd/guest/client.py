@@ -32,7 +32,7 @@ CALL_TIMEOUT_S = 90.0
 """Of calls that are not long polls; above every bound that the agent itself sets (60 s), so its reason comes first."""
 
 _REASON_MAX_CHARS = 1024
-_KINDS = {
+_KINDS: dict[int, ErrorKind] = {
     StatusCode.FAILED_PRECONDITION: GUEST_WRONG_STATE,
     StatusCode.DEADLINE_EXCEEDED: GUEST_TIMEOUT,
 }
@@ -180,7 +180,7 @@ def _error(error: RemoteError, step: str) -> SandboxdError:
 
 
 def _kind(error: RemoteError) -> ErrorKind:
-    return GUEST_TIMEOUT if isinstance(error, CallTimeout) else _KINDS.get(StatusCode(error.code), GUEST_FAILED)
+    return GUEST_TIMEOUT if isinstance(error, CallTimeout) else _KINDS.get(error.code, GUEST_FAILED)
 
 
 def _file_error(error: RemoteError, operation: str, path: bytes) -> SandboxdError:

@@ -151,6 +151,7 @@ struct request {
     struct call call;
     struct arena arena;
     ProtobufCMessage *message;
+    struct container *container;  // that it names; NULL for calls on the guest itself, and for CreateContainer
     uint64_t deadline_ms;  // of being held; 0: never held
     char why[96];          // what it is held for
 };
@@ -227,7 +228,7 @@ struct process {
     size_t input_bytes;
     bool wait_answered;
     struct waiter *waiters;
-    uint32_t status;
+    uint32_t status, signal;
     int64_t exited_at_ns;
 };
 
@@ -246,8 +247,8 @@ struct container {
 
 extern struct container *containers;
 struct container *container_find(const char *id);
-// Looks up and, with exec_id, looks further. NULL with the_fault.
-struct process *process_find(const char *container_id, const char *exec_id);
+// The exec of that id; "": the first process. NULL with the_fault.
+struct process *process_find(struct container *container, const char *exec_id);
 bool container_busy(const struct container *container);
 int id_check(const char *what, const char *id);
 // What becomes of a container when its first process waits for the word, failed to get there, has been reaped.

@@ -187,9 +187,9 @@ int cgroup_pids(struct container *container, struct pid_list *list) {
 // --- calls ---
 
 enum outcome handle_list_processes(struct request *request, const Sandboxd__Agent__V1__ListProcessesRequest *message) {
+    (void)message;
     Sandboxd__Agent__V1__ListProcessesResponse response = SANDBOXD__AGENT__V1__LIST_PROCESSES_RESPONSE__INIT;
-    struct container *container = container_find(message->container_id);
-    if (!container) return FAILED;
+    struct container *container = request->container;
     if (container->cgroup_fd < 0) return fault(CODE_FAILED_PRECONDITION, "container %s has no cgroup", container->id);
     struct pid_list list = {0};
     int status = cgroup_pids(container, &list);
@@ -202,8 +202,7 @@ enum outcome handle_list_processes(struct request *request, const Sandboxd__Agen
 
 enum outcome handle_watch_oom(struct request *request, const Sandboxd__Agent__V1__WatchOomRequest *message) {
     Sandboxd__Agent__V1__WatchOomResponse response = SANDBOXD__AGENT__V1__WATCH_OOM_RESPONSE__INIT;
-    struct container *container = container_find(message->container_id);
-    if (!container) return FAILED;
+    struct container *container = request->container;
     if (!container->ended && container->cgroup_fd < 0)
         return fault(CODE_FAILED_PRECONDITION, "container %s has no cgroup", container->id);
     if (!container->ended && watch_file(container, &container->memory_events, "memory.events") < 0) return FAILED;
@@ -258,9 +257,9 @@ static void add_root(struct statistics *statistics, int root_fd) {
 }
 
 enum outcome handle_stats(struct request *request, const Sandboxd__Agent__V1__StatsRequest *message) {
+    (void)message;
     Sandboxd__Agent__V1__StatsResponse response = SANDBOXD__AGENT__V1__STATS_RESPONSE__INIT;
-    struct container *container = container_find(message->container_id);
-    if (!container) return FAILED;
+    struct container *container = request->container;
     struct statistics statistics = {.request = request};
     for (size_t i = 0; container->cgroup_fd >= 0 && i < CGROUP_FILE_COUNT; i++)
         add_file(&statistics, cgroup_files[i], container->cgroup_fd, cgroup_files[i]);

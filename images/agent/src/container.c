@@ -7,7 +7,6 @@
 
 #define CONTAINERS_MAX 256
 #define ID_SIZE_MAX 128
-#define SETTLE_TIMEOUT_MS 60000
 #define DEVICE_TIMEOUT_MS 5000
 #define CGROUP_TIMEOUT_MS 10000
 
@@ -25,15 +24,9 @@ struct container *container_find(const char *id) {
     return NULL;
 }
 
-// While its first process is made or started, calls on a container wait: that is what lets a host send
-// CreateContainer, StartContainer and Exec in one go.
 bool container_busy(const struct container *container) {
     enum process_state state = container->init ? container->init->state : PROCESS_SETTING_UP;
     return state == PROCESS_SETTING_UP || state == PROCESS_STARTING;
-}
-
-static enum outcome hold_until_settled(struct request *request, const struct container *container) {
-    return hold(request, SETTLE_TIMEOUT_MS, "the start of container %.60s", container->id);
 }
 
 // --- what a request may say ---
@@ -209,9 +202,8 @@ void container_ended(struct container *container) {
 }
 
 enum outcome handle_start_container(struct request *request, const Sandboxd__Agent__V1__StartContainerRequest *message) {
-    struct container *container = container_find(message->container_id);
-    if (!container) return FAILED;
-    if (container_busy(container)) return hold_until_settled(request, container);
+    (void)message;
+    struct container *container = request->container;
     if (container->init->state != PROCESS_CREATED)
         return fault(CODE_FAILED_PRECONDITION, "container %s is not waiting to be started", container->id);
     container->init->starter = request->call;
@@ -221,13 +213,11 @@ enum outcome handle_start_container(struct request *request, const Sandboxd__Age
 
 enum outcome handle_exec(struct request *request, const Sandboxd__Agent__V1__ExecRequest *message) {
     if (!agent.activated) return fault(CODE_FAILED_PRECONDITION, "the guest is not activated");
-    struct container *container = container_find(message->container_id);
-    if (!container) return FAILED;
-    if (container_busy(container)) return hold_until_settled(request, container);
+    struct container *container = request->container;
     if (container->init->state != PROCESS_RUNNING)
         return fault(CODE_FAILED_PRECONDITION, "container %s is not running", container->id);
     if (id_check("exec id", message->exec_id) < 0) return FAILED;
-    if (process_find(container->id, message->exec_id))
+    if (process_find(container, message->exec_id))
         return fault(CODE_ALREADY_EXISTS, "exec %s exists", message->exec_id);
     if (!message->process) return fault(CODE_INVALID_ARGUMENT, "no process");
     if (process_check(message->process) < 0) return FAILED;
@@ -244,9 +234,8 @@ enum outcome handle_exec(struct request *request, const Sandboxd__Agent__V1__Exe
 }
 
 enum outcome handle_delete_container(struct request *request, const Sandboxd__Agent__V1__DeleteContainerRequest *message) {
-    struct container *container = container_find(message->container_id);
-    if (!container) return FAILED;
-    if (container_busy(container)) return hold_until_settled(request, container);
+    (void)message;
+    struct container *container = request->container;
     struct process *init = container->init;
     if (init->state == PROCESS_RUNNING)
         return fault(CODE_FAILED_PRECONDITION, "container %s is running", container->id);
@@ -271,9 +260,7 @@ enum outcome handle_delete_container(struct request *request, const Sandboxd__Ag
 }
 
 enum outcome handle_freeze(struct request *request, const Sandboxd__Agent__V1__FreezeRequest *message) {
-    struct container *container = container_find(message->container_id);
-    if (!container) return FAILED;
-    if (container_busy(container)) return hold_until_settled(request, container);
+    struct container *container = request->container;
     if (container->ended) return fault(CODE_FAILED_PRECONDITION, "container %s has ended", container->id);
     if (container->cgroup_fd < 0) return fault(CODE_FAILED_PRECONDITION, "container %s has no cgroup", container->id);
     if (write_file(container->cgroup_fd, "cgroup.freeze", message->frozen ? "1" : "0", 1) < 0)
@@ -289,9 +276,7 @@ enum outcome handle_freeze(struct request *request, const Sandboxd__Agent__V1__F
 }
 
 enum outcome handle_update(struct request *request, const Sandboxd__Agent__V1__UpdateRequest *message) {
-    struct container *container = container_find(message->container_id);
-    if (!container) return FAILED;
-    if (container_busy(container)) return hold_until_settled(request, container);
+    struct container *container = request->container;
     if (container->ended) return fault(CODE_FAILED_PRECONDITION, "container %s has ended", container->id);
     if (check_steps(message->n_steps, message->steps) < 0) return FAILED;
     struct place place = {.root_fd = -1, .root = container->plan->root};

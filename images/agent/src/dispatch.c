@@ -31,6 +31,10 @@ static const struct method methods[] = {
 #undef ROW
 };
 
+static bool creates(const struct method *method) {
+    return method->type == &sandboxd__agent__v1__create_container_request__descriptor;
+}
+
 static struct request *held, **held_end = &held;
 static unsigned held_count;
 static bool changed;
@@ -130,8 +134,33 @@ int held_timeout_ms(void) {
 
 // --- running ---
 
+// The value of a request's field container_id, or NULL.
+static const char *container_id_of(const struct request *request) {
+    const ProtobufCFieldDescriptor *field = protobuf_c_message_descriptor_get_field_by_name(request->method->type, "container_id");
+    return field ? *(char *const *)((const uint8_t *)request->message + field->offset) : NULL;
+}
+
+static bool creation_is_held(const char *id) {
+    for (const struct request *request = held; request; request = request->next)
+        if (creates(request->method) && !strcmp(container_id_of(request), id)) return true;
+    return false;
+}
+
+// While a container is made or started, calls on it wait: that is what lets a host send CreateContainer,
+// StartContainer, Exec and Wait in one go.
+static enum outcome find_container(struct request *request) {
+    const char *id = container_id_of(request);
+    request->container = NULL;
+    if (!id || creates(request->method)) return DONE;
+    request->container = container_find(id);
+    if (request->container ? container_busy(request->container) : creation_is_held(id))
+        return hold(request, HOLD_FOR_EVER, "the start of container %.60s", id);
+    return request->container ? DONE : FAILED;
+}
+
 static void run(struct request *request) {
-    enum outcome outcome = request->method->handle(request);
+    enum outcome outcome = find_container(request);
+    if (outcome == DONE) outcome = request->method->handle(request);
     if (outcome == FAILED) answer_fault(&request->call);
     if (outcome == FAILED || outcome == DONE) request_free(request);
 }

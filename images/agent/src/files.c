@@ -399,9 +399,7 @@ static bool has_user_namespace(const Plan *plan) {
 }
 
 enum outcome handle_file(struct request *request, const FileRequest *message) {
-    struct container *container = container_find(message->container_id);
-    if (!container) return FAILED;
-    if (container_busy(container)) return hold(request, HELPER_TIMEOUT_MS, "the start of container %.60s", container->id);
+    struct container *container = request->container;
     if (container->ended || container->root_fd < 0)
         return fault(CODE_FAILED_PRECONDITION, "container %s is not running", container->id);
     if (helper_count >= HELPERS_MAX) return fault(CODE_RESOURCE_EXHAUSTED, "%d file operations are under way", HELPERS_MAX);

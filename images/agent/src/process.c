@@ -32,13 +32,11 @@ int process_check(const Process *spec) {
     return 0;
 }
 
-struct process *process_find(const char *container_id, const char *exec_id) {
-    struct container *container = container_find(container_id);
-    if (!container) return NULL;
-    if (!*exec_id && container->init) return container->init;
+struct process *process_find(struct container *container, const char *exec_id) {
+    if (!*exec_id) return container->init;
     for (struct process *exec = container->execs; exec; exec = exec->next)
         if (!strcmp(exec->exec_id, exec_id)) return exec;
-    fault(CODE_NOT_FOUND, "container %.128s has no exec %.128s", container_id, exec_id);
+    fault(CODE_NOT_FOUND, "container %s has no exec %.128s", container->id, exec_id);
     return NULL;
 }
 
@@ -66,6 +64,7 @@ struct process *process_new(struct container *container, const char *exec_id, co
 static void answer_waiters(struct process *process) {
     Sandboxd__Agent__V1__WaitResponse response = SANDBOXD__AGENT__V1__WAIT_RESPONSE__INIT;
     response.exit_status = process->status;
+    response.signal = process->signal;
     response.exited_at_unix_ns = process->exited_at_ns;
     response.oom_killed = process->container->oom_killed;
     for (struct waiter *waiter; (waiter = process->waiters);) {
@@ -240,7 +239,7 @@ static void process_ended(struct process *process, int status) {
     if (process->exec_errno || process->failed)
         process->status = process->exec_errno == ENOENT ? 127 : 126;
     else
-        process->status = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+        process->status = WIFSIGNALED(status) ? 128 + (process->signal = WTERMSIG(status)) : WEXITSTATUS(status);
     process->exited_at_ns = wall_clock_ns();
     process->state = PROCESS_ENDED;
     watch_close(&process->sync);
@@ -283,10 +282,8 @@ void reap(void) {
 // --- calls ---
 
 enum outcome handle_wait(struct request *request, const Sandboxd__Agent__V1__WaitRequest *message) {
-    struct process *process = process_find(message->container_id, message->exec_id);
+    struct process *process = process_find(request->container, message->exec_id);
     if (!process) return FAILED;
-    if (!process->exec_id && process->state == PROCESS_SETTING_UP)
-        return hold(request, HOLD_FOR_EVER, "the start of container %.60s", message->container_id);
     unsigned count = 0;
     struct waiter **end = &process->waiters;
     for (; *end; end = &(*end)->next) count++;
@@ -314,18 +311,16 @@ static int signal_all(struct container *container, int number) {
 }
 
 enum outcome handle_signal(struct request *request, const Sandboxd__Agent__V1__SignalRequest *message) {
-    struct process *process = process_find(message->container_id, message->exec_id);
+    struct process *process = process_find(request->container, message->exec_id);
     if (!process) return FAILED;
     if (message->signal < 1 || message->signal > 64)
         return fault(CODE_INVALID_ARGUMENT, "%u is not a signal (1 to 64)", message->signal);
-    if (container_busy(process->container))
-        return hold(request, 60000, "the start of container %.60s", message->container_id);
     if (message->all) {
         if (signal_all(process->container, (int)message->signal) < 0) return FAILED;
     } else if (process->state == PROCESS_ENDED) {
         return fault(CODE_FAILED_PRECONDITION, "the process has ended");
     } else if (kill(process->pid, (int)message->signal) < 0) {
-        return fault_call("kill", message->container_id);
+        return fault_call("kill", process->container->id);
     }
     answer_empty(&request->call, &sandboxd__agent__v1__signal_response__descriptor);
     return DONE;

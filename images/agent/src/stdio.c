@@ -87,14 +87,14 @@ bool stdio_drained(struct process *process) {
 }
 
 enum outcome handle_read_output(struct request *request, const Sandboxd__Agent__V1__ReadOutputRequest *message) {
-    struct process *process = process_find(message->container_id, message->exec_id);
+    struct process *process = process_find(request->container, message->exec_id);
     if (!process) return FAILED;
     unsigned which = message->stream - SANDBOXD__AGENT__V1__STREAM__STREAM_STDOUT;
     if (which > 1) return fault(CODE_INVALID_ARGUMENT, "stream %d is neither stdout nor stderr", message->stream);
     if (!message->max_bytes || message->max_bytes > READ_SIZE_MAX)
         return fault(CODE_INVALID_ARGUMENT, "max_bytes %u is not 1 to %u", message->max_bytes, READ_SIZE_MAX);
     if (process->terminal && process->state == PROCESS_SETTING_UP)
-        return hold(request, HOLD_FOR_EVER, "the terminal of container %.60s", message->container_id);
+        return hold(request, HOLD_FOR_EVER, "the terminal of container %.60s", request->container->id);
     struct stream *stream = &process->output[which];
     if (call_live(stream->reader)) return fault(CODE_FAILED_PRECONDITION, "the stream is being read by another call");
     stream->reader = request->call;
@@ -154,10 +154,10 @@ static void on_input(struct watch *watch, uint32_t events) {
 }
 
 enum outcome handle_write_input(struct request *request, const Sandboxd__Agent__V1__WriteInputRequest *message) {
-    struct process *process = process_find(message->container_id, message->exec_id);
+    struct process *process = process_find(request->container, message->exec_id);
     if (!process) return FAILED;
     if (process->terminal && process->state == PROCESS_SETTING_UP)
-        return hold(request, HOLD_FOR_EVER, "the terminal of container %.60s", message->container_id);
+        return hold(request, HOLD_FOR_EVER, "the terminal of container %.60s", request->container->id);
     if (process->input_bytes + message->data.len > INPUT_QUEUE_MAX)
         return fault(CODE_RESOURCE_EXHAUSTED, "over %u bytes of input are waiting to be taken", INPUT_QUEUE_MAX);
     struct input *input = malloc(sizeof *input + message->data.len);
@@ -286,13 +286,13 @@ int terminal_open(const struct process *process, int root_fd, bool console, int 
 }
 
 enum outcome handle_resize_terminal(struct request *request, const Sandboxd__Agent__V1__ResizeTerminalRequest *message) {
-    struct process *process = process_find(message->container_id, message->exec_id);
+    struct process *process = process_find(request->container, message->exec_id);
     if (!process) return FAILED;
     if (!process->terminal) return fault(CODE_FAILED_PRECONDITION, "the process has no terminal");
     if (message->width > UINT16_MAX || message->height > UINT16_MAX)
         return fault(CODE_INVALID_ARGUMENT, "the terminal is over %d wide or high", UINT16_MAX);
     if (process->state == PROCESS_SETTING_UP)
-        return hold(request, HOLD_FOR_EVER, "the terminal of container %.60s", message->container_id);
+        return hold(request, HOLD_FOR_EVER, "the terminal of container %.60s", request->container->id);
     struct winsize size = {.ws_col = message->width, .ws_row = message->height};
     if (process->output[0].eof) return fault(CODE_FAILED_PRECONDITION, "the terminal is closed");
     if (ioctl(process->output[0].watch.fd, TIOCSWINSZ, &size) < 0) return fault_call("ioctl", "TIOCSWINSZ");
