@@ -181,7 +181,8 @@ class Machine:
     async def release(self) -> None:
         """Kills the VMM: nothing in it is needed any more. Idempotent."""
         self._released = self._released or not self._ended.done()
-        await self.vmm.kill()
+        if self.vmm.pid:
+            await self.vmm.kill()
         if self._watcher:
             await self.ended()
         elif not self._ended.done():

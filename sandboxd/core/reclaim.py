@@ -19,7 +19,7 @@ from sandboxd.core.records import RECORD_MAX_BYTES, SANDBOX_FILE, read_shim_reco
 from sandboxd.core.spec import SandboxSpec
 from sandboxd.linux.cgroup import Cgroup
 from sandboxd.linux.mounts import unmount_below
-from sandboxd.linux.process import kill_process
+from sandboxd.linux.process import identify, kill_process
 
 KILL_TIMEOUT_S = 10.0
 DISK_FILE = "disk.ext4"
@@ -71,11 +71,11 @@ def _kill_recorded(run_dir: Path, left: list[str]) -> int:
     killed = 0
     # The shim first: a living one would answer the VMM's death by writing into what is being removed.
     for identity in (record.shim, record.vmm) if record else ():
-        if identity is None:
+        if identity is None or identify(identity.pid) != identity:
             continue
+        killed += 1
         if not kill_process(identity, KILL_TIMEOUT_S):
             left.append(f"process {identity.pid} does not end")
-        killed += 1
     return killed
 
 
