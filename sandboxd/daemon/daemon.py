@@ -87,12 +87,11 @@ class Daemon:
             health = Health(server)
             await health.not_serving()
             enable_reflection(server)
-            sandboxd_pb2_grpc.add_SandboxesServicer_to_server(
-                SandboxesService(sandboxes, images, events, self._paths, executions), server
-            )
-            sandboxd_pb2_grpc.add_ImagesServicer_to_server(ImagesService(images), server)
-            sandboxd_pb2_grpc.add_SystemServicer_to_server(
-                SystemService(self._config, registry, machines, networks, self.end), server
+            _add_services(
+                server,
+                SandboxesService(sandboxes, images, events, self._paths, executions),
+                ImagesService(images),
+                SystemService(self._config, registry, machines, networks, self.end),
             )
             await self._listen(server)
             stack.push_async_callback(self._stop, server)
@@ -156,3 +155,12 @@ class Daemon:
         await networks.close(remove=none_alive)
         if none_alive:
             await asyncio.to_thread(remove_cgroup_parent, self._paths.cgroup)
+
+
+def _add_services(
+    server: grpc.aio.Server, sandboxes: SandboxesService, images: ImagesService, system: SystemService
+) -> None:
+    # Generated functions, without types.
+    sandboxd_pb2_grpc.add_SandboxesServicer_to_server(sandboxes, server)  # type: ignore[no-untyped-call]
+    sandboxd_pb2_grpc.add_ImagesServicer_to_server(images, server)  # type: ignore[no-untyped-call]
+    sandboxd_pb2_grpc.add_SystemServicer_to_server(system, server)  # type: ignore[no-untyped-call]

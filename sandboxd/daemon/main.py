@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -23,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Its exit status: 0 when it was told to end, 1 when it could not start."""
     options = _parse(arguments)
     set_up_logging(options.log_level, options.log_format)
+    logging.getLogger("grpc").setLevel(logging.INFO)  # below that, a line for every call
     try:
         config = _configured(options)
         _serve(config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc.aio
 
@@ -16,7 +16,7 @@ from sandboxd.image.record import ImageRecord
 PROGRESS_BACKLOG_MAX = 256
 """Steps that a client may be behind; older ones are dropped, since each step says it all."""
 
-Context = grpc.aio.ServicerContext[Any, Any]
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class ImagesService(api_grpc.ImagesServicer):

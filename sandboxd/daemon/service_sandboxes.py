@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc.aio
 
@@ -30,7 +30,7 @@ from sandboxd.daemon.statistics import Statistics
 DESCRIBE_TIMEOUT_S = 5.0
 STOP_TIMEOUT_MAX_S = 86400.0
 
-Context = grpc.aio.ServicerContext[Any, Any]
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class SandboxesService(api_grpc.SandboxesServicer):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc.aio
 
@@ -20,7 +20,7 @@ from sandboxd.daemon.registry import Registry
 
 API_VERSION = "1"
 
-Context = grpc.aio.ServicerContext[Any, Any]
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class SystemService(api_grpc.SystemServicer):

@@ -60,7 +60,7 @@ async def refuse(context: grpc.aio.ServicerContext[Any, Any], error: SandboxdErr
     raise AssertionError("abort returned")
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor[Any, Any]):
+class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
     """Wraps every handler: waits until the daemon is ready, then translates what it raises."""
 
     def __init__(self, ready: Callable[[], Awaitable[None]]) -> None:

@@ -19,6 +19,10 @@ async def collect(pipe: OutputPipe) -> bytes:
     return b"".join([chunk async for chunk in pipe.chunks()])
 
 
+def descriptors() -> set[str]:
+    return {path.name for path in Path("/proc/self/fd").iterdir()}
+
+
 def test_output_is_whole_and_ends(tmp_path: Path) -> None:
     data = os.urandom(3 << 20)
 
@@ -98,7 +102,7 @@ def test_a_reader_that_goes_away_is_noticed(tmp_path: Path) -> None:
 
 def test_a_set_leaves_nothing(tmp_path: Path) -> None:
     async def work() -> None:
-        before = set(os.listdir("/proc/self/fd"))
+        before = descriptors()
         pipes = PipeSet(tmp_path / "io", 0, stdin=True, stderr=True)
         assert sorted(path.name for path in (tmp_path / "io/0").iterdir()) == ["stderr", "stdin", "stdout"]
         assert {pipe.path.stat().st_mode & 0o777 for pipe in (pipes.stdin, pipes.stdout, pipes.stderr) if pipe} == {
@@ -107,6 +111,6 @@ def test_a_set_leaves_nothing(tmp_path: Path) -> None:
         pipes.close()
         pipes.close()
         assert not (tmp_path / "io/0").exists()
-        assert set(os.listdir("/proc/self/fd")) == before
+        assert descriptors() == before
 
     run(work)
