@@ -166,18 +166,23 @@ def test_a_guest_is_itself_or_silent(lab: Lab, spoof: str) -> None:
         run(guest.namespace, "ip", "link", "set", "eth0", "address", "02:00:00:00:00:77")
     else:
         run(guest.namespace, "ip", "address", "add", "10.201.7.7/16", "dev", "eth0")
-    source = guest.address if spoof == "mac" else "10.201.7.7"
-    assert fetch(guest.namespace, INTERNET, 80, "--interface", source) is None
-    assert fetch(other.namespace, INTERNET, 80) == HOST_UPLINK
+    with lab.counted_outside("tcp dport 80") as heard:
+        assert (
+            fetch(guest.namespace, INTERNET, 80, *(["--interface", "10.201.7.7"] if spoof == "address" else [])) is None
+        )
+        assert heard() == 0, "not even one way"
+        assert fetch(other.namespace, INTERNET, 80) == HOST_UPLINK
+        assert heard() > 0
 
 
 @pytest.mark.parametrize("lie", ["address", "mac"])
 def test_a_guest_tells_no_lies_by_arp(lab: Lab, lie: str) -> None:
-    """A reply that nobody asked for, as it would redirect the host's packets."""
+    """A reply that nobody asked for, as it would redirect the host's packets. (It believes the last: no locktime.)"""
     manager = lab.manager()
     guest, other = lab.guest(manager.attach(0)), lab.guest(manager.attach(1))
     lab.serve(lab.outside, "http 0.0.0.0 80")
     assert fetch(guest.namespace, INTERNET, 80) and fetch(other.namespace, INTERNET, 80), "the host knows both"
+    run(lab.host, "sysctl", "-qw", "net.ipv4.neigh.sandboxd0.locktime=0")
     victim, mac = (other, guest.mac) if lie == "address" else (guest, "02:00:00:00:00:77")
     send_arp(guest, victim.address, victim.mac)
     send_arp(guest, victim.address, mac)

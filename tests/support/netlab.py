@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,6 +173,21 @@ class Lab:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
             self._stack.callback(_end, process)
             assert process.stdout and process.stdout.readline() == "ready\n"
+
+    @contextmanager
+    def counted_outside(self, match: str) -> Iterator[Callable[[], int]]:
+        """How many packets of the host reach the world outside, so far."""
+        run(
+            self.outside, "nft", "add table ip seen; add chain ip seen x { type filter hook prerouting priority -300; }"
+        )
+        run(self.outside, "nft", f"add rule ip seen x {match} counter")
+
+        def heard() -> int:
+            listed = json.loads(run(self.outside, "nft", "-j", "list", "chain", "ip", "seen", "x"))["nftables"]
+            return int(listed[-1]["rule"]["expr"][-1]["counter"]["packets"])
+
+        yield heard
+        run(self.outside, "nft", "delete", "table", "ip", "seen")
 
     def nft(self, *command: str) -> dict[str, Any]:
         return dict(json.loads(run(self.host, "nft", "-j", *command)))

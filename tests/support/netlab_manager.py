@@ -36,7 +36,8 @@ class Calls:
         await asyncio.sleep(0)
         task.cancel()
         result = (await asyncio.gather(task, return_exceptions=True))[0]
-        await self._manager.release(slot)
+        for _ in range(2):  # calls are served in order: after the attach, and after what undoes it
+            await self._manager.start()
         return type(result).__name__
 
     async def attach_many(self, slots: list[int], ports: list[str]) -> list[dict[str, Any]]:
