@@ -30,7 +30,7 @@ class Drive(_Frozen):
 
 
 class Nic(_Frozen):
-    """A virtio-net device on an existing persistent tap with IFF_TAP | IFF_NO_PI | IFF_VNET_HDR; the driver opens it."""
+    """A virtio-net device on an existing persistent tap (IFF_TAP | IFF_NO_PI | IFF_VNET_HDR); the driver opens it."""
 
     tap: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,15}$")]
     mac: Annotated[str, Field(pattern=r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")]

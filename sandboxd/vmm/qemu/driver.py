@@ -21,7 +21,6 @@ from sandboxd.aio.child import Child
 from sandboxd.base.errors import (
     INVALID_ARGUMENT,
     KERNEL_UNUSABLE,
-    MEMORY_TOO_SMALL,
     VMM_START_FAILED,
     VMM_UNRESPONSIVE,
     SandboxdError,
@@ -31,7 +30,7 @@ from sandboxd.vmm.bounded_log import BoundedLog
 from sandboxd.vmm.confine import ENVIRONMENT, confined, find_program
 from sandboxd.vmm.driver import VmmExit, VmmStatistics
 from sandboxd.vmm.lifecycle import State, require
-from sandboxd.vmm.limits import memory_boot_min_mib
+from sandboxd.vmm.limits import check_memory
 from sandboxd.vmm.qemu import devices
 from sandboxd.vmm.qemu.control import Control
 from sandboxd.vmm.qemu.descriptors import Descriptors
@@ -97,7 +96,7 @@ class QemuVmm:
         require("boot", self._state)
         self._state = State.BOOTING
         try:
-            _check_memory(self._spec)
+            check_memory(self._spec.memory_mib, self._spec.vcpus)
             await asyncio.sleep(baseline_missing_s())
             with Descriptors() as descriptors:
                 ours = self._spawn(descriptors)
@@ -255,11 +254,11 @@ class QemuVmm:
         return VmmExit(returncode, reason, _detail(log.tail, console.tail))
 
     def _reason(self, returncode: int, shutdown: str, console: bytes) -> str:
-        if self._we_ended_it:
-            return "stopped"
         if returncode == 0 and shutdown.startswith("guest"):
             # A panicking guest resets too (panic=-1), and the machine has no device to say so: the console does.
             return "guest_panic" if _PANIC in console else "guest_shutdown"
+        if self._we_ended_it:
+            return "stopped"
         return "vmm_died"
 
 
@@ -267,12 +266,6 @@ def _pair(descriptors: Descriptors, undo: contextlib.ExitStack) -> tuple[socket.
     ours, theirs = descriptors.socket_pair()
     undo.callback(ours.close)
     return ours, theirs
-
-
-def _check_memory(spec: MachineSpec) -> None:
-    limit_mib = memory_boot_min_mib(spec.vcpus)
-    if spec.memory_mib < limit_mib:
-        raise SandboxdError(MEMORY_TOO_SMALL, memory_mib=spec.memory_mib, limit_mib=limit_mib)
 
 
 def _check_kernel(path: Path, fd: int) -> None:
