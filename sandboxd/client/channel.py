@@ -16,7 +16,7 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from sandboxd.base.errors import DAEMON_LOST, SandboxdError
-from sandboxd.client import autostart
+from sandboxd.client import autostart, sending
 from sandboxd.client.errors import from_rpc
 from sandboxd.client.locate import Location
 
@@ -46,7 +46,7 @@ class Connection:
         """One question, one answer. `limit_s` None waits as long as the daemon does."""
         channel = await self.open()
         call: Any = channel.unary_unary(_PACKAGE + method, type(request).SerializeToString, response.FromString)
-        with self._translated(method, limit_s):
+        with self.translated(method, limit_s):
             answer: Response = await call(request, timeout=limit_s)
             return answer
 
@@ -56,7 +56,7 @@ class Connection:
         multi: Any = channel.unary_stream(_PACKAGE + method, type(request).SerializeToString, response.FromString)
         call = multi(request)
         try:
-            with self._translated(method, None):
+            with self.translated(method, None):
                 async for answer in call:
                     yield answer
         finally:
@@ -94,21 +94,22 @@ class Connection:
         return SandboxdError(DAEMON_LOST, socket=self.location.socket, reason=reason)
 
     @contextlib.contextmanager
-    def _translated(self, method: str, limit_s: float | None) -> Iterator[None]:
+    def translated(self, method: str, limit_s: float | None) -> Iterator[None]:
         try:
             yield
         except grpc.RpcError as error:
             raise from_rpc(error, socket=self.location.socket, call=method, limit_s=limit_s) from None
 
 
-class Duplex(Generic[Request, Response]):
-    """A call with messages both ways. `write` returns when the message was taken: that is the back-pressure."""
+class _Sender(Generic[Request]):
+    """The writing half of a call."""
 
     def __init__(self, call: Any, method: str, connection: Connection) -> None:
         self._call = call
         self._method = method
         self._connection = connection
         self._cancelled = False
+        self._broken = False
         # gRPC takes one message at a time.
         self._writing = asyncio.Lock()
 
@@ -117,22 +118,38 @@ class Duplex(Generic[Request, Response]):
         return self._connection.location.socket
 
     async def write(self, request: Request) -> bool:
-        """False when the other side has ended the call: `read` then tells why."""
+        """False when the other side has ended the call; what it said last is still to be read."""
         async with self._writing:
-            try:
-                await self._call.write(request)
-            except (grpc.RpcError, asyncio.InvalidStateError):
-                return False
-            return True
+            self._broken = self._broken or not await sending.send(self._call, request)
+            return not self._broken
 
     async def done_writing(self) -> None:
-        with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
-            await self._call.done_writing()
+        async with self._writing:
+            await sending.end(self._call)
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        self._call.cancel()
+
+    @contextlib.asynccontextmanager
+    async def _last_words(self) -> AsyncIterator[None]:
+        """Around a read: bounded once a write failed. Errors: daemon_lost, and what the call ended with."""
+        try:
+            async with asyncio.timeout(sending.LAST_WORDS_LIMIT_S if self._broken else None):
+                with self._connection.translated(self._method, None):
+                    yield
+        except TimeoutError:
+            self.cancel()
+            raise self._connection.broken("it took no more and said nothing more") from None
+
+
+class Duplex(_Sender[Request], Generic[Request, Response]):
+    """A call with messages both ways. `write` returns when the message was taken: that is the back-pressure."""
 
     async def read(self) -> Response | None:
         """The next message, None at the end and after `cancel`."""
         try:
-            with self._connection._translated(self._method, None):
+            async with self._last_words():
                 message = await self._call.read()
         except asyncio.CancelledError:
             # gRPC says so too when it is the call that was cancelled, and not the task that reads.
@@ -142,36 +159,15 @@ class Duplex(Generic[Request, Response]):
             raise
         return None if message is _EOF else message
 
-    def cancel(self) -> None:
-        self._cancelled = True
-        self._call.cancel()
 
-
-class Upload(Generic[Request, Response]):
+class Upload(_Sender[Request], Generic[Request, Response]):
     """A call with many messages out and one answer."""
 
-    def __init__(self, call: Any, method: str, connection: Connection) -> None:
-        self._call = call
-        self._method = method
-        self._connection = connection
-
-    async def write(self, request: Request) -> bool:
-        """False when the other side has ended the call: `finish` then tells why."""
-        try:
-            await self._call.write(request)
-        except (grpc.RpcError, asyncio.InvalidStateError):
-            return False
-        return True
-
     async def finish(self) -> Response:
-        with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
-            await self._call.done_writing()
-        with self._connection._translated(self._method, None):
+        await self.done_writing()
+        async with self._last_words():
             answer: Response = await self._call
         return answer
-
-    def cancel(self) -> None:
-        self._call.cancel()
 
 
 _OPTIONS = (
