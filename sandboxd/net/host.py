@@ -11,7 +11,7 @@ import logging
 import socket
 import threading
 from collections.abc import Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,15 +87,16 @@ class HostNetwork:
             self._set_up_bridge()
             self._adopt(known)
             self._install()
-            if existed:
-                self._forget_strangers()
-            self.started = True
-            self._warn_of_firewalls()
         except BaseException:
             if not existed:
-                self._tear_down()
+                with suppress(SandboxdError):  # what failed says more than what fails because of it
+                    self._tear_down()
             self._forget()
             raise
+        self.started = True
+        if existed:
+            self._forget_strangers()
+        self._warn_of_firewalls()
 
     def close(self, *, remove: bool) -> None:
         """Lets go of the network; `remove` takes it down, unless sandboxes are on it."""
@@ -122,9 +123,10 @@ class HostNetwork:
         """What stands stays, unless the configuration says otherwise and nobody lives there."""
         configured = None if self._settings.subnet == "auto" else parse_subnet(self._settings.subnet)
         standing = self._links.bridge_address(self._settings.bridge)
-        if standing and configured not in (None, standing.network) and known:
-            _log.warning("sandboxes run on %s: it changes to %s when they have ended", standing.network, configured)
-        if standing and (known or configured in (None, standing.network)):
+        lived_in = bool(known) or any(port.busy for port in self._links.ports(self._settings.bridge))
+        if standing and configured not in (None, standing.network) and lived_in:
+            _log.warning("sandboxes run on %s: it changes to %s after the last", standing.network, configured)
+        if standing and (lived_in or configured in (None, standing.network)):
             return standing.network
         saved = self._state.load().subnet
         servers = [ipaddress.ip_network(server) for server in resolver.read_host().servers]
@@ -167,15 +169,19 @@ class HostNetwork:
 
     def _forget_strangers(self) -> None:
         """A daemon that was killed while it released a sandbox may have left its flows."""
-        with closing(Conntrack()) as conntrack:
-            conntrack.forget_strangers(self._addressing.subnet, self._addresses())
+        try:
+            with closing(Conntrack()) as conntrack:
+                conntrack.forget_strangers(self._addressing.subnet, self._addresses())
+        except SandboxdError as error:
+            _log.warning("%s: %s", error.message, error.cause)
 
     def _warn_of_firewalls(self) -> None:
-        for drop in foreign_drops(self._settings.table)[0]:
-            _log.warning("the chain %s drops packets of sandboxes: `sandboxctl doctor` says how to let them pass", drop)
+        with suppress(SandboxdError):
+            for drop in foreign_drops(self._settings.table)[0]:
+                _log.warning("the chain %s drops packets of sandboxes: `sandboxctl doctor` knows a remedy", drop)
 
     def _tear_down(self) -> None:
-        nftables.load(rules.removal(self._settings))
+        """The rules go last: nothing is ever without them."""
         for port in self._links.ports(self._settings.bridge):
             if Addressing(_ANY_SUBNET, self._settings.tap_prefix).slot_of_tap(port.name) is not None:
                 self._links.delete(port.name)
@@ -185,6 +191,7 @@ class HostNetwork:
             _log.info("IP forwarding stays on: %s may need it", ", ".join(others))
         else:
             sysctl.restore(saved.sysctls)
+        nftables.load(rules.removal(self._settings))
         self._state.save(saved.model_copy(update={"standing": False, "sysctls": {}}))
 
     # --- sandboxes ---
@@ -263,7 +270,7 @@ class HostNetwork:
         if port and port.foreign:
             reason = f"{name} is on another bridge: choose another prefix, [network] tap_prefix, in the configuration."
             raise SandboxdError(NETWORK_SETUP_FAILED, what=f"the tap {name}", reason=reason)
-        if port and port.ready and not port.busy:
+        if port and port.ready and port.mtu == self._mtu and not port.busy:
             return
         if port and port.busy:
             _log.warning("%s is still open in some process: it gets a successor", name)

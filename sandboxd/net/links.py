@@ -24,6 +24,7 @@ class Port:
     """A tap as it stands."""
 
     name: str
+    mtu: int
     ready: bool
     """On the bridge, isolated and up."""
     foreign: bool
@@ -165,6 +166,7 @@ def _port(message: Any, bridge: int | None) -> Port:
     isolated = message.get(("linkinfo", "slave_data", "isolated")) == 1
     return Port(
         name=str(message.get("ifname")),
+        mtu=int(message.get("mtu")),
         ready=master == bridge and isolated and bool(message["flags"] & _IFF_UP),
         foreign=bool(master) and master != bridge,
         busy=bool(message.get("carrier")),

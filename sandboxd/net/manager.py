@@ -67,8 +67,8 @@ class NetworkManager:
 
         Raises `port_in_use`, `port_unavailable`, `network_full`; nothing is left then, nor when the call is cancelled.
         """
-        while cleaning := self._cleaning.get(slot):
-            await asyncio.wait({cleaning})
+        if cleaning := self._cleaning.get(slot):
+            await asyncio.wait({cleaning}, timeout=ANSWER_TIMEOUT_S)
         work = self._on_worker(lambda host: host.attach(slot, tuple(ports)))
         try:
             lease = await self._bounded(f"attaching slot {slot}", work)
@@ -129,8 +129,10 @@ class NetworkManager:
     def _host(self) -> HostNetwork:
         """Made in the worker: this is where libnftables and pydantic are loaded, and pyroute2 when it starts."""
         if self._host_network is None:
-            from sandboxd.net.host import HostNetwork
-
+            try:
+                from sandboxd.net.host import HostNetwork
+            except ImportError as error:
+                raise SandboxdError(NETWORK_SETUP_FAILED, what="loading libnftables", reason=f"{error}.") from error
             self._host_network = HostNetwork(self._settings, self._state_dir)
         return self._host_network
 

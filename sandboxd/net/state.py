@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, IPvAnyNetwork, TypeAdapter, ValidationError
 
+from sandboxd.base.errors import NETWORK_SETUP_FAILED, SandboxdError
 from sandboxd.base.ports import PortMapping
 
 _log = logging.getLogger(__name__)
@@ -97,10 +98,17 @@ def _read(path: Path) -> bytes:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Whole or not at all after a crash of ours. Not synced: after a crash of the host the network is gone as well."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Whole or not at all after a crash of ours. Not synced: after a crash of the host the network is gone as well.
+
+    Raises `network_setup_failed`.
+    """
     draft = path.with_suffix(".new")
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-    draft.replace(path)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+        draft.replace(path)
+    except OSError as error:
+        reason = f"The kernel says: {error.strerror}."
+        raise SandboxdError(NETWORK_SETUP_FAILED, what=f"writing {path}", reason=reason) from error
