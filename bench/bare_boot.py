@@ -13,7 +13,6 @@ Milliseconds; p50 and p95 over RUNS.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import socket
 import statistics
