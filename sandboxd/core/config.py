@@ -136,6 +136,8 @@ class LogConfig(_Section):
 class LimitsConfig(_Section):
     sandboxes: Annotated[int, Field(ge=1, le=65000, strict=True)] = 1000
     """Alive at the same time."""
+    starts: Annotated[int, Field(ge=0, le=1000, strict=True)] = 0
+    """Machines that boot at the same time, the rest wait their turn; 0: twice as many as the host has CPUs."""
 
 
 class Config(_Section):

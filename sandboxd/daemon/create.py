@@ -147,19 +147,26 @@ class Creation:
 
     async def _boot(self, live: Live, spec: SandboxSpec) -> None:
         """Shim's process and the rest of the disk's clone together, then the machine and its container."""
-        with live.stages.stage("shim"):
-            live.shim = await start_shim(spec)
         assert self._cloning
-        await self._cloning
-        with live.stages.stage("boot"):
-            await live.shim.create(
-                spec.run_dir / BUNDLE,
-                rootfs_mounts(self._image.erofs_path, spec.data_dir / DISK),
-                terminal=self._request.config.terminal,
-                stdin=ATTACH_ONLY if self._request.config.stdin else "",
-                stdout=f"log://{spec.data_dir / OUTPUT_LOG}",
-                stderr="" if self._request.config.terminal else f"log://{spec.data_dir / OUTPUT_LOG}",
-            )
+        queued_ns = monotonic_ns()
+        async with self._shop.machines.booting:
+            live.stages.record("turn", queued_ns, monotonic_ns())
+            with live.stages.stage("shim"):
+                live.shim = await start_shim(spec)
+            await self._cloning
+            with live.stages.stage("boot"):
+                await self._make_container(live.shim, spec)
+
+    async def _make_container(self, shim: ShimClient, spec: SandboxSpec) -> None:
+        config, log = self._request.config, f"log://{spec.data_dir / OUTPUT_LOG}"
+        await shim.create(
+            spec.run_dir / BUNDLE,
+            rootfs_mounts(self._image.erofs_path, spec.data_dir / DISK),
+            terminal=config.terminal,
+            stdin=ATTACH_ONLY if config.stdin else "",
+            stdout=log,
+            stderr="" if config.terminal else log,
+        )
 
     async def _end(self, live: Live) -> None:
         """The shim and all that it started."""

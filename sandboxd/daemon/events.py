@@ -95,10 +95,18 @@ def _matches(event: EventRecord, key: str, values: Iterable[str]) -> bool:
         return any(_label_matches(event, value) for value in values)
     if key == "name":
         return event.name in values
-    kind = {"sandbox": "sandbox", "container": "sandbox", "image": "image"}.get(key)
-    if kind is not None and event.type != kind:
+    if key == "image":
+        return any(_image_matches(event, value) for value in values)
+    if key in ("sandbox", "container") and event.type != "sandbox":
         return False
     return any(value == event.name or (value and event.id.startswith(value)) for value in values)
+
+
+def _image_matches(event: EventRecord, wanted: str) -> bool:
+    """Events of the image, and of sandboxes that were made from it."""
+    name = event.name if event.type == "image" else event.attributes.get("image", "")
+    names = (name, name.removesuffix(":latest"))
+    return wanted in names or (event.type == "image" and bool(wanted) and event.id.startswith(wanted))
 
 
 def _label_matches(event: EventRecord, wanted: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -23,6 +24,7 @@ from sandboxd.vmm.select import select
 
 CACHE_MAX_BYTES = 64 << 10
 KVM_DEVICE = Path("/dev/kvm")
+STARTS_MIN = 4
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +49,9 @@ class Machines:
         self._config = config
         self._paths = paths
         self._probe: asyncio.Task[Virtualisation] | None = None
+        # A boot is work for a CPU: more of them at once than there are CPUs only makes each of them slower, until all
+        # are too slow for their time limit.
+        self.booting = asyncio.Semaphore(config.limits.starts or max(STARTS_MIN, 2 * (os.cpu_count() or 1)))
 
     def begin(self) -> None:
         self._virtualisation()
@@ -61,7 +66,7 @@ class Machines:
         except BaseException:
             guest.cancel()
             raise
-        return Machine(cast(Driver, driver), cast(Acceleration, acceleration), reason, await guest)
+        return Machine(driver, acceleration, reason, await guest)
 
     async def describe(self) -> tuple[str, str, str]:
         """(driver, acceleration, reason) of what `auto` or the configured driver comes out as."""

@@ -92,6 +92,7 @@ class SandboxRecord:
             ports=[port.to_api() for port in self.ports],
             command=self.command,
         )
+        sandbox.config.name = self.name  # which the daemon may have chosen
         if self.exit is not None:
             sandbox.exit.CopyFrom(self.exit.to_api())
         return sandbox
