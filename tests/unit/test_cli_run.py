@@ -32,7 +32,9 @@ def environ(daemon: FakeDaemon) -> Mapping[str, str]:
 
 
 def ctl(daemon: FakeDaemon, *words: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([*CTL, *words], input=stdin, capture_output=True, env=environ(daemon), timeout=30, check=False)
+    return subprocess.run(
+        [*CTL, *words], input=stdin, capture_output=True, env=environ(daemon), timeout=30, check=False
+    )
 
 
 def spawn(daemon: FakeDaemon, *words: str) -> subprocess.Popen[bytes]:
@@ -93,7 +95,14 @@ def test_errors_of_the_daemon(daemon: FakeDaemon) -> None:
 
 
 def test_what_the_command_line_refuses_never_reaches_the_daemon(daemon: FakeDaemon) -> None:
-    for words in (["-p", "99999:80"], ["-m", "lots"], ["--name", "a/b"], ["--cpus", "0"], ["--network", "x"], ["--nope"]):
+    for words in (
+        ["-p", "99999:80"],
+        ["-m", "lots"],
+        ["--name", "a/b"],
+        ["--cpus", "0"],
+        ["--network", "x"],
+        ["--nope"],
+    ):
         done = ctl(daemon, "--error-format", "json", "run", *words, "busybox")
         assert done.returncode == 125, words
         assert json.loads(done.stderr)["remedy"]
@@ -236,7 +245,9 @@ def test_detached(daemon: FakeDaemon) -> None:
 
 def test_exec(daemon: FakeDaemon) -> None:
     ctl(daemon, "run", "-d", "--name", "web", "busybox", "sleep", "100")
-    done = ctl(daemon, "exec", "-i", "-e", "A=b", "-w", "/tmp", "-u", "1:2", "web", "sh", "-c", "cat; exit 3", stdin=b"in")
+    done = ctl(
+        daemon, "exec", "-i", "-e", "A=b", "-w", "/tmp", "-u", "1:2", "web", "sh", "-c", "cat; exit 3", stdin=b"in"
+    )
     assert (done.returncode, done.stdout) == (3, b"in")
     wanted = daemon.sandboxes.execs[0]
     assert (list(wanted.env), wanted.working_dir, wanted.user) == (["A=b"], "/tmp", "1:2")

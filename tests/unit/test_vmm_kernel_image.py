@@ -32,11 +32,7 @@ def vmlinux(*, pvh: int | None = 0x1000850, load: tuple[int, int] = (0x1000000, 
     note = struct.pack("<III4sQ", 4, 8, 18, b"Xen\0", pvh) if pvh is not None else b""
     other = struct.pack("<III4sI", 4, 4, 6, b"Xen\0", 1)
     notes = other + note
-    header = (
-        b"\x7fELF\x02\x01\x01"
-        + bytes(9)
-        + struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, load[0], 64, 0, 0, 64, 56, 2, 0, 0, 0)
-    )
+    header = struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, load[0], 64, 0, 0, 64, 56, 2, 0, 0, 0)
     offset = 64 + 2 * 56
     segments = struct.pack("<IIQQQQQQ", 1, 5, offset, load[0], load[0], len(text), load[1], 4096)
     segments += struct.pack("<IIQQQQQQ", 4, 4, offset + len(text), 0, 0, len(notes), len(notes), 4)
