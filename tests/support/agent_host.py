@@ -93,10 +93,19 @@ class AgentOnHost:
             f"--kill-child --mount-proc -- sh -c 'mount -t cgroup2 cgroup2 /sys/fs/cgroup && "
             f"exec {binary} --fd {theirs.fileno()}'"
         )
-        environment = {"PATH": os.environ["PATH"], "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
+        environment = {
+            "PATH": os.environ["PATH"],
+            "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0",
+            "UBSAN_OPTIONS": "print_stacktrace=1",
+        }
         with self.log.open("wb") as log:
             self.child = subprocess.Popen(
-                ["sh", "-c", script], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+                ["sh", "-c", script],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
             )
         theirs.close()
         self.socket = ours
@@ -114,7 +123,13 @@ class AgentOnHost:
     def name(self) -> str:
         return f"c{next(self._numbers)}"
 
-    def plan(self, container: str, first: pb.Process, namespaces: Sequence[str] = ("mount", "pid", "ipc", "uts", "cgroup"), **fields: Any) -> pb.Plan:
+    def plan(
+        self,
+        container: str,
+        first: pb.Process,
+        namespaces: Sequence[str] = ("mount", "pid", "ipc", "uts", "cgroup"),
+        **fields: Any,
+    ) -> pb.Plan:
         root = f"{self.work}/roots/{container}"
         cgroup = f"test/{container}"
         plan = pb.Plan(
@@ -127,13 +142,31 @@ class AgentOnHost:
             namespaces=[pb.Namespace(clone_flag=CLONE[name]) for name in namespaces],
             cgroup=cgroup,
             inside=[
-                pb.Step(in_root=True, mount=pb.Mount(source="proc", target="/proc", type="proc", flags=MS_NOSUID | MS_NODEV | MS_NOEXEC)),
-                pb.Step(in_root=True, mount=pb.Mount(source="tmpfs", target="/dev", type="tmpfs", flags=MS_NOSUID, data="mode=755")),
+                pb.Step(
+                    in_root=True,
+                    mount=pb.Mount(source="proc", target="/proc", type="proc", flags=MS_NOSUID | MS_NODEV | MS_NOEXEC),
+                ),
+                pb.Step(
+                    in_root=True,
+                    mount=pb.Mount(source="tmpfs", target="/dev", type="tmpfs", flags=MS_NOSUID, data="mode=755"),
+                ),
                 *(
-                    pb.Step(in_root=True, make_node=pb.MakeNode(path=f"/dev/{name}", mode=0o20666, major=major, minor=minor))
+                    pb.Step(
+                        in_root=True, make_node=pb.MakeNode(path=f"/dev/{name}", mode=0o20666, major=major, minor=minor)
+                    )
                     for name, major, minor in (("null", 1, 3), ("zero", 1, 5), ("urandom", 1, 9), ("tty", 5, 0))
                 ),
-                pb.Step(in_root=True, mount=pb.Mount(source="devpts", target="/dev/pts", type="devpts", flags=MS_NOSUID | MS_NOEXEC, data="newinstance,ptmxmode=0666,mode=0620", make_target=True)),
+                pb.Step(
+                    in_root=True,
+                    mount=pb.Mount(
+                        source="devpts",
+                        target="/dev/pts",
+                        type="devpts",
+                        flags=MS_NOSUID | MS_NOEXEC,
+                        data="newinstance,ptmxmode=0666,mode=0620",
+                        make_target=True,
+                    ),
+                ),
                 pb.Step(in_root=True, make_symlink=pb.MakeSymlink(path="/dev/ptmx", target="pts/ptmx")),
                 pb.Step(in_root=True, mount=pb.Mount(source="tmpfs", target="/tmp", type="tmpfs")),
             ],
@@ -144,6 +177,7 @@ class AgentOnHost:
             ],
         )
         for key, value in fields.items():
+            key = key.rstrip("_")  # more of what a positional argument began
             if isinstance(value, (str, int, bool, bytes)):
                 setattr(plan, key, value)
             else:
@@ -180,7 +214,9 @@ class AgentOnHost:
     async def ended(self, container: str, exec_id: str = "") -> tuple[int, bytes, bytes]:
         """Exit status, stdout, stderr."""
         out, err, answer = await asyncio.gather(
-            self.output(container, exec_id), self.output(container, exec_id, pb.STREAM_STDERR), self.wait(container, exec_id)
+            self.output(container, exec_id),
+            self.output(container, exec_id, pb.STREAM_STDERR),
+            self.wait(container, exec_id),
         )
         return answer.exit_status, out, err
 
@@ -211,7 +247,9 @@ class AgentOnHost:
     def running(self, *args: str, spec: dict[str, Any] | None = None, **fields: Any) -> Iterator[str]:
         """A container that runs `args` (default: sleeps) for the time of a block."""
         name = self.name()
-        self.run(self.create(name, self.plan(name, process(*(args or ("/bin/sleep", "1000")), **(spec or {})), **fields)))
+        self.run(
+            self.create(name, self.plan(name, process(*(args or ("/bin/sleep", "1000")), **(spec or {})), **fields))
+        )
         self.run(self.start(name))
         try:
             yield name
@@ -260,7 +298,7 @@ class AgentOnHost:
 
 
 @contextlib.contextmanager
-def test_cgroup() -> Iterator[Path]:
+def own_cgroup() -> Iterator[Path]:
     """A cgroup for one agent, gone afterwards."""
     top = cgroup2_mount()
     assert top is not None

@@ -249,7 +249,8 @@ static void process_ended(struct process *process, int status) {
         return;
     }
     if (!process->exec_id) container_ended(process->container);
-    if (starting && !tell_starter(process) && process->exec_id) return;
+    bool exec = process->exec_id;
+    if (starting && !tell_starter(process) && exec) return;
     stdio_process_ended(process);
     process_settle(process);
 }
