@@ -20,6 +20,7 @@ from sandboxd.base.ports import PORTS_PER_SANDBOX_MAX, PortRequest, port_request
 from sandboxd.base.units import MIB, format_size
 from sandboxd.core.config import DISK_MAX_BYTES, DISK_MIN_BYTES, MEMORY_MAX_BYTES, VCPUS_MAX, Config
 from sandboxd.daemon.signals import parse_signal
+from sandboxd.vmm.limits import check_memory
 
 TEXT_MAX_BYTES = 1 << 20
 """Of all arguments, or of all environment variables, together."""
@@ -54,7 +55,7 @@ class Request:
 
 
 def check_request(asked: api.SandboxConfig, defaults: Config) -> Request:
-    """Raises invalid_argument, for one finding or for all of them together."""
+    """Raises invalid_argument, for one finding or for all of them together; memory_too_small."""
     config = api.SandboxConfig()
     config.CopyFrom(asked)
     _fill(config, defaults)
@@ -67,11 +68,13 @@ def check_request(asked: api.SandboxConfig, defaults: Config) -> Request:
             findings.append((error.context.get("what", "port"), error.context.get("value", ""), error.cause))
     if findings:
         raise refusal(findings)
+    memory_mib = -(-config.memory_bytes // MIB)
+    check_memory(memory_mib, config.vcpus)
     return Request(
         config=config,
         ports=tuple(ports),
         networked=config.network != "none",
-        memory_mib=-(-config.memory_bytes // MIB),
+        memory_mib=memory_mib,
         kernel=Path(config.kernel) if config.kernel else defaults.machine.kernel,
     )
 
