@@ -10,27 +10,18 @@ from pathlib import Path
 import pytest
 
 from tests.support.house import House, eventually
-from tests.support.leaks import Inventory
 
 
 @pytest.fixture
 def clean(house: House) -> Iterator[None]:
     """Around one crash: nothing of it stays. The first run makes what the daemon keeps (bridge, one tap)."""
     house.ok("run", "--rm", "busybox", "true")
-    before = Inventory.take([house.run_dir, house.data_dir / "sandboxes"])
+    before = house.inventory()
     yield
     ids = house.ok("ps", "-aq").split()
     if ids:
         house.ok("rm", "-f", *ids)
-    eventually(lambda: not _left(house, before))
-
-
-def _left(house: House, before: Inventory) -> dict[str, list[str]]:
-    leaked = before.leaked(Inventory.take([house.run_dir, house.data_dir / "sandboxes"]))
-    taps = [name for name in leaked.pop("links", []) if not name.startswith("mv")]  # pooled taps may come, not others
-    leaked["processes"] = [line for line in leaked.get("processes", []) if "sandboxd.daemon" not in line]
-    leaked["files"] = [path for path in leaked.get("files", []) if "/sandboxd." not in path]
-    return {kind: names for kind, names in {**leaked, "links": taps}.items() if names}
+    eventually(lambda: not before.leaked(house.inventory()))
 
 
 def _alive(pid: int) -> bool:

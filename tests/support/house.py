@@ -6,6 +6,7 @@ Everything goes through `sandboxctl` as a user has it, which starts the daemon b
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -14,9 +15,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from tests.support.leaks import Inventory
 
 GUEST_DIR = Path(os.environ.get("DATA_DIR", "/var/lib/sandboxd")) / "guest"
 SANDBOXCTL = Path(sys.executable).parent / "sandboxctl"
@@ -76,6 +79,25 @@ class House:
     @property
     def daemon_pid(self) -> int:
         return int((self.run_dir / "sandboxd.pid").read_text().split()[0])
+
+    @property
+    def cgroup(self) -> str:
+        """Name of the directory that holds its sandboxes' cgroups, in each hierarchy."""
+        return "sandboxd-" + hashlib.sha256(os.fsencode(self.run_dir)).hexdigest()[:8]
+
+    def inventory(self) -> Inventory:
+        """What this daemon holds of the host; the daemon itself and its pooled taps left out."""
+        taken = Inventory.take([self.run_dir, self.data_dir / "sandboxes"])
+        return replace(
+            taken,
+            processes=frozenset(line for line in taken.processes if self.cgroup in line),
+            cgroups=frozenset(path for path in taken.cgroups if self.cgroup in path),
+            mounts=frozenset(path for path in taken.mounts if str(self.root) in path or str(self.run_dir) in path),
+            files=frozenset(path for path in taken.files if "/sandboxd." not in path),
+            links=frozenset(),
+            tables=frozenset(),
+            namespaces=frozenset(),
+        )
 
     def kill_daemon(self) -> None:
         """kill -9; returns when it is dead."""

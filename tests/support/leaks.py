@@ -55,10 +55,11 @@ def _processes() -> Iterable[str]:
         try:
             command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
             stat = (path / "stat").read_text().rpartition(")")[2].split()
+            cgroup = (path / "cgroup").read_text().partition("\n")[0]
         except OSError:
             continue
         if stat[0] != "Z" and _OURS.search(command) and "pytest" not in command:
-            yield f"{path.name}@{stat[19]} {command[:160]}"
+            yield f"{path.name}@{stat[19]} {command[:160]} {cgroup}"
 
 
 def _mounts() -> Iterable[str]:
