@@ -81,7 +81,7 @@ def _line(stage: Stage, begin_ns: int, span_ns: int, name_width: int, bar_width:
 
 
 def _bar(offset_ns: int, took_ns: int, span_ns: int, width: int) -> str:
-    begin = offset_ns * width // span_ns
+    begin = min(offset_ns * width // span_ns, width - 1)
     if not coloured(sys.stderr):
         return " " * begin + "#" * max(1, round(took_ns * width / span_ns))
     eighths = max(1, took_ns * width * 8 // span_ns)

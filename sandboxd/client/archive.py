@@ -114,7 +114,7 @@ class _Unpacking:
 
     def finish(self) -> None:
         """Symbolic links, then the directories' times and modes, which making their content would have changed."""
-        for path, info in self._links.items():
+        for path, info in list(self._links.items()):
             self._clear(path)
             path.symlink_to(info.linkname)
             self._own(path, info)

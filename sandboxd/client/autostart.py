@@ -145,9 +145,13 @@ def _start(location: Location, deadline: float) -> None:
     raise _failed(location, f"It runs as process {pid} but does not answer at {location.socket} yet: {reason}", begin)
 
 
+def program() -> list[str]:
+    """The daemon's command line. -P: what lies where the caller happens to stand is not run as root."""
+    return [sys.executable, "-P", "-m", "sandboxd.daemon"]
+
+
 def _spawn(location: Location, log: int, notify: str) -> int:
-    # -P: a directory called sandboxd where the caller happens to stand is not what root should run.
-    argv = [sys.executable, "-P", "-m", "sandboxd.daemon"]
+    argv = program()
     environment = {**os.environ, "NOTIFY_SOCKET": notify}
     if location.config:
         argv += ["--config", location.config]
@@ -156,7 +160,7 @@ def _spawn(location: Location, log: int, notify: str) -> int:
         (os.POSIX_SPAWN_DUP2, log, 1),
         (os.POSIX_SPAWN_DUP2, log, 2),
     ]
-    return os.posix_spawn(sys.executable, argv, environment, file_actions=actions, setsid=True)
+    return os.posix_spawn(argv[0], argv, environment, file_actions=actions, setsid=True)
 
 
 def _wait_ready(notify: socket.socket, pid: int, handle: int, deadline: float) -> int | None:

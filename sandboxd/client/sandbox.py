@@ -20,6 +20,7 @@ from sandboxd.client.process import AsyncProcess
 STOP_EXTRA_S = 60.0
 REMOVE_LIMIT_S = 120.0
 STDERR_TAIL_BYTES = 400
+KILL_LIMIT_S = 5.0
 
 
 class AsyncSandbox:
@@ -144,12 +145,9 @@ class AsyncSandbox:
             command, env=env, workdir=workdir, user=user, privileged=privileged, stdin=input is not None
         )
         async with process:
-            try:
-                async with asyncio.timeout(timeout_s):
-                    result = await _communicate(process, tuple(command), input)
-            except TimeoutError:
-                await process.signal(9)
-                raise
+            result = await _within(
+                timeout_s, process, asyncio.create_task(_communicate(process, tuple(command), input))
+            )
         if check and result.exit_status:
             tail = result.stderr[-STDERR_TAIL_BYTES:].decode(errors="replace").strip() or "(it is empty)"
             raise SandboxdError(
@@ -258,6 +256,22 @@ class AsyncSandbox:
         from sandboxd.client import copy
 
         await copy.write_file(self, directory, name, content, mode)
+
+
+async def _within(
+    timeout_s: float | None, process: AsyncProcess, work: asyncio.Task[model.ExecResult]
+) -> model.ExecResult:
+    """The result of `work`; when the time is over, the process is killed first: a cancelled call could not say so."""
+    try:
+        done, _ = await asyncio.wait({work}, timeout=timeout_s)
+        if not done:
+            await process.signal(9)
+            await asyncio.wait({work}, timeout=KILL_LIMIT_S)
+            raise TimeoutError(f"the command was killed after {timeout_s:g} s")
+        return work.result()
+    finally:
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
 
 
 async def _communicate(process: AsyncProcess, command: tuple[str, ...], input: bytes | None) -> model.ExecResult:

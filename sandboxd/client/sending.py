@@ -33,6 +33,12 @@ async def send(call: Any, request: Message) -> bool:
             await lower.send_serialized_message(request.SerializeToString())
     except (grpc.RpcError, asyncio.InvalidStateError, _INTERNAL_ERROR):
         return False
+    except asyncio.CancelledError:
+        # gRPC says so too when it is the call that was cancelled, and not the task that writes.
+        task = asyncio.current_task()
+        if call.cancelled() and not (task and task.cancelling()):
+            return False
+        raise
     return True
 
 

@@ -422,9 +422,10 @@ async def _end(daemon: FakeDaemon) -> None:
     for box in daemon.sandboxes.every:
         if box.process and box.process.returncode is None:
             box.process.kill()
-            await box.process.wait()
         for transport in box.transports:
             transport.close()
+        if box.process:
+            await box.process.wait()
     await asyncio.sleep(0)
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
