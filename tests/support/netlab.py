@@ -124,11 +124,13 @@ class Lab:
             self._namespace(namespace)
         for line in (
             f"link add up0 type veth peer name up0 netns {self.outside}",
+            "link set up0 addrgenmode none",  # IPv6 addresses come late, and a snapshot would show it
             f"address add {HOST_UPLINK}/24 dev up0",
             "link set up0 up",
         ):
             run(self.host, "ip", *line.split())
         for line in (
+            "link set up0 addrgenmode none",
             f"address add {OUTSIDE}/24 dev up0",
             f"address add {INTERNET}/32 dev up0",
             f"address add {METADATA}/32 dev up0",
