@@ -18,7 +18,11 @@ def parse_size(value: str, what: str = "size") -> int:
     match = _SIZE.match(value.strip())
     if not match:
         raise SandboxdError(
-            INVALID_ARGUMENT, what=what, value=value[:40], reason="sizes read 512M, 1.5G or 4T; bare = MiB", command="run"
+            INVALID_ARGUMENT,
+            what=what,
+            value=value[:40],
+            reason="sizes read 512M, 1.5G or 4T; bare = MiB",
+            command="run",
         )
     whole, fraction, unit, _ = match.groups()
     number = float(f"{whole}.{fraction or 0}")
@@ -42,6 +46,11 @@ def format_size(size_bytes: int) -> str:
     size = float(size_bytes)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024:
-            return f"{size:.3g} {unit}" if unit != "B" else f"{size_bytes} B"
+            return f"{_significant(size)} {unit}" if unit != "B" else f"{size_bytes} B"
         size /= 1024
-    return f"{size:.3g} TiB"
+    return f"{_significant(size)} TiB"
+
+
+def _significant(value: float) -> str:
+    """Three significant digits, never in powers of ten: 1023, 1.5."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

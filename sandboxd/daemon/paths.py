@@ -56,6 +56,10 @@ class Paths:
         return self.run_dir / "sandboxd.pid"
 
     @property
+    def version_file(self) -> Path:
+        return self.run_dir / "sandboxd.version"
+
+    @property
     def lock_file(self) -> Path:
         return self.run_dir / "sandboxd.lock"
 

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from sandboxd import __version__
 from sandboxd.base.errors import DAEMON_ALREADY_RUNNING, DAEMON_DIRECTORY_UNUSABLE, SandboxdError
 from sandboxd.core.files import write_atomically
 from sandboxd.daemon.paths import Paths
@@ -36,12 +37,17 @@ def only_one(paths: Paths) -> Iterator[None]:
 
 @contextlib.contextmanager
 def pid_file(paths: Paths) -> Iterator[None]:
-    """RUN_DIR/sandboxd.pid: this process's pid and a newline. There while the API answers."""
+    """RUN_DIR/sandboxd.pid: this process's pid and a newline. There while the API answers.
+
+    Its version lies beside it, so that `sandboxctl version` need not load gRPC to ask.
+    """
+    write_atomically(paths.version_file, f"{__version__}\n".encode(), 0o644)
     write_atomically(paths.pid_file, f"{os.getpid()}\n".encode(), 0o644)
     try:
         yield
     finally:
         paths.pid_file.unlink(missing_ok=True)
+        paths.version_file.unlink(missing_ok=True)
 
 
 def notify(state: str) -> None:
