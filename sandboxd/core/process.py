@@ -48,9 +48,9 @@ class ProcessIo:
 class Process:
     """A process from its making to its end.
 
-    `launch` asks the agent to start it and answers execve's errno (0: it runs). `on_ended` is awaited when it has ended
-    and its output is read, before its sinks have taken all of it; `on_finished` is called when they have, before any
-    waiter is told.
+    `guest_exec_id` is its name for the agent, which remembers names for longer than callers do. `launch` asks the agent
+    to start it and answers execve's errno (0: it runs). `on_ended` is awaited when it has ended and its output is read,
+    before its sinks have taken all of it; `on_finished` is called when they have, before any waiter is told.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Process:
         machine: Machine,
         container_id: str,
         exec_id: str,
+        guest_exec_id: str,
         io: ProcessIo,
         command: str,
         launch: Callable[[], Awaitable[int]],
@@ -66,6 +67,7 @@ class Process:
     ) -> None:
         self.container_id = container_id
         self.exec_id = exec_id
+        self._guest_exec_id = guest_exec_id
         self.terminal = io.terminal
         self.command = command
         self.lifecycle = Lifecycle(exec_id or container_id)
@@ -201,7 +203,7 @@ class Process:
     async def signal(self, number: int, *, all_processes: bool) -> None:
         """Sends a signal; `all_processes`: to everything in the container."""
         request = agent_pb2.SignalRequest(
-            container_id=self.container_id, exec_id=self.exec_id, signal=number, all=all_processes
+            container_id=self.container_id, exec_id=self._guest_exec_id, signal=number, all=all_processes
         )
         if number == signal.SIGKILL:
             self._give_up_on_readers(KILLED_DRAIN_S)
@@ -229,13 +231,13 @@ class Process:
 
     async def resize(self, width: int, height: int) -> None:
         request = agent_pb2.ResizeTerminalRequest(
-            container_id=self.container_id, exec_id=self.exec_id, width=width, height=height
+            container_id=self.container_id, exec_id=self._guest_exec_id, width=width, height=height
         )
         await self._machine.guard(self._machine.agent.resize_terminal(request), "resize its terminal")
 
     def _reader(self, stream: agent_pb2.Stream) -> Callable[[], Awaitable[tuple[bytes, bool]]]:
         request = agent_pb2.ReadOutputRequest(
-            container_id=self.container_id, exec_id=self.exec_id, stream=stream, max_bytes=READ_MAX_BYTES
+            container_id=self.container_id, exec_id=self._guest_exec_id, stream=stream, max_bytes=READ_MAX_BYTES
         )
 
         async def read() -> tuple[bytes, bool]:
@@ -246,12 +248,12 @@ class Process:
 
     async def _write_input(self, data: bytes, close: bool) -> bool:
         request = agent_pb2.WriteInputRequest(
-            container_id=self.container_id, exec_id=self.exec_id, data=data, close=close
+            container_id=self.container_id, exec_id=self._guest_exec_id, data=data, close=close
         )
         return not (await self._machine.agent.write_input(request)).closed
 
     def _wait_request(self) -> agent_pb2.WaitRequest:
-        return agent_pb2.WaitRequest(container_id=self.container_id, exec_id=self.exec_id)
+        return agent_pb2.WaitRequest(container_id=self.container_id, exec_id=self._guest_exec_id)
 
 
 def _record(process_id: str, answer: agent_pb2.WaitResponse) -> ExitRecord:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 from collections.abc import Coroutine
@@ -51,6 +52,7 @@ class Sandbox:
         self._machine: Machine | None = None
         self._containers: dict[str, Container] = {}
         self._creating: set[str] = set()
+        self._exec_numbers = itertools.count(1)
         self._create_turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -128,7 +130,7 @@ class Sandbox:
             return answer.exec_errno
 
         command = compiled.plan.process.args[0] if compiled.plan.process.args else ""
-        init = Process(machine, request.id, "", request.io, command, start, self._on_ended, self._on_finished)
+        init = Process(machine, request.id, "", "", request.io, command, start, self._on_ended, self._on_finished)
         init.made()
         container = self._containers[request.id] = Container(request, spec, compiled, init)
         return container
@@ -151,14 +153,25 @@ class Sandbox:
             io.close()
             raise
         fit_stdio(compiled, io)
-        request = agent_pb2.ExecRequest(container_id=container_id, exec_id=exec_id, process=compiled)
+        guest_exec_id = f"exec-{next(self._exec_numbers)}"
+        request = agent_pb2.ExecRequest(container_id=container_id, exec_id=guest_exec_id, process=compiled)
 
         async def start() -> int:
             answer = await self.machine.agent.exec(request)
             return answer.exec_errno
 
         command = compiled.args[0] if compiled.args else ""
-        new = Process(self.machine, container_id, exec_id, io, command, start, self._on_ended, self._on_finished)
+        new = Process(
+            self.machine,
+            container_id,
+            exec_id,
+            guest_exec_id,
+            io,
+            command,
+            start,
+            self._on_ended,
+            self._on_finished,
+        )
         new.made()
         container.execs[exec_id] = new
         container.exec_names[exec_id] = names

@@ -1,7 +1,7 @@
-"""What a sandbox is: the record that starts one, written once by whoever starts the shim, read by the shim and by reclaim.
+"""What a sandbox is: the record that starts one, written once by who starts the shim, read by the shim and by reclaim.
 
-It lies as `sandbox.json` in the sandbox's own directory and holds everything that has to be found again after a crash of
-anyone: no other process's memory is needed to clean up.
+It lies as `sandbox.json` in the sandbox's own directory and holds everything that has to be found again after a crash
+of anyone: no other process's memory is needed to clean up.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class SandboxSpec(_Frozen):
     network: NetworkAttachment | None
     vmm_uid: int
     """Also the gid."""
-    cgroup: str
+    cgroup: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*){0,7}$")]
     """Below each controller's root: "sandboxd/ID"."""
     run_dir: Path
     """This sandbox's own directory on tmpfs: sandbox.json, shim.json, shim.sock, exit.json, bundle/, console.log."""

@@ -113,7 +113,7 @@ class Cgroup:
         """Processes in it, by any of its hierarchies."""
         found: set[int] = set()
         for directory in self._directories:
-            with contextlib.suppress(FileNotFoundError, OSError):
+            with contextlib.suppress(OSError):
                 found.update(int(line) for line in (directory / "cgroup.procs").read_text().split())
         return frozenset(found - {0})
 
@@ -152,7 +152,7 @@ class Cgroup:
     def remove(self) -> None:
         """Removes it, and its parent below the root when that was the last in it. Raises OSError (EBUSY) if in use."""
         for directory in self._directories:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 directory.rmdir()
             # The parent is everybody's; whoever leaves last takes it away, and `create` makes it anew.
             if "/" in self.path:

@@ -18,6 +18,9 @@ def main(arguments: list[str] | None = None) -> None:
         case ["-v" | "--version" | "version"]:
             print(f"{USAGE.split()[1]}:\n  Version: {sandboxd.__version__}")
         case ["serve", run_dir]:
+            from sandboxd.shim.diet import leave_out
+
+            leave_out()
             from sandboxd.shim.serve import serve
 
             sys.exit(serve(run_dir))
