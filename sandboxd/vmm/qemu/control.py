@@ -24,10 +24,12 @@ class Control:
         self._client = QMPClient("machine")
         self._shutdown = EventListener(("SHUTDOWN",))
         self._client.register_listener(self._shutdown)
+        self._connecting = asyncio.Lock()
 
     async def connect(self, sock: socket.socket) -> None:
         """Greeting and negotiation: returns when QEMU's main loop runs. Raises QMPError when QEMU hangs up instead."""
-        await self._client.connect(sock)
+        async with self._connecting:
+            await self._client.connect(sock)
 
     async def execute(self, command: str, doing: str) -> object:
         """One command without arguments. Raises vmm_unresponsive; QMPError when the session or the command failed."""
@@ -55,8 +57,12 @@ class Control:
         """Once QEMU hung up: reads what it said last, then closes. Never raises: the end is what is wanted."""
         with contextlib.suppress(QMPError, TimeoutError, EOFError, OSError):
             async with asyncio.timeout(timeout_s):
+                # A connect that fails tidies up after itself, and must not be joined in that.
+                async with self._connecting:
+                    pass
                 while self._client.runstate is Runstate.RUNNING:
                     await self._client.runstate_changed()
-        with contextlib.suppress(QMPError, TimeoutError, EOFError, OSError):
-            async with asyncio.timeout(timeout_s):
-                await self._client.disconnect()
+        if self._client.runstate is not Runstate.IDLE:
+            with contextlib.suppress(QMPError, TimeoutError, EOFError, OSError):
+                async with asyncio.timeout(timeout_s):
+                    await self._client.disconnect()
