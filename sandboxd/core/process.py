@@ -21,7 +21,7 @@ ERRNO_NAMES = {2: "no such file or directory", 8: "exec format error", 13: "perm
 _ENOENT = 2
 EXIT_SIGNAL_BASE = 128
 KILLED_STATUS = EXIT_SIGNAL_BASE + signal.SIGKILL
-KILLED_DRAIN_S = 10.0
+KILLED_DRAIN_S = 5.0
 """A process that was killed on purpose is not kept from ending for longer by a reader that does not read."""
 DEAD_DRAIN_S = 1.0
 """The same when its machine died."""

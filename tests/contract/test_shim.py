@@ -17,6 +17,7 @@ from sandboxd.aio.ttrpc import ClientConnection, RemoteError, StatusCode
 from sandboxd.api import agent_pb2
 from sandboxd.api.containerd import task_pb2, task_types_pb2
 from sandboxd.base.errors import SandboxdError
+from sandboxd.core.process import KILLED_DRAIN_S
 from sandboxd.core.reclaim import reclaim
 from sandboxd.core.records import read_exit_record, read_shim_record
 from sandboxd.linux.cgroup import Cgroup
@@ -370,6 +371,18 @@ def test_a_slow_reader_slows_the_process_and_a_killed_one_ends_all_the_same(hous
             assert text == b"".join(b"%d\n" % n for n in range(1, 300_001)) + b"end\n"
             assert (await waiting).exit_status == 0
             assert box.output() == text, "every sink has everything"
+
+        async with house.box() as box:
+            await box.create("yes")
+            out = box.fifo("stuck.out")
+            fd = os.open(out, os.O_RDONLY | os.O_NONBLOCK)
+            await box.client.attach(stdout=str(out))
+            await box.client.start()
+            await asyncio.sleep(1)
+            await box.client.kill(signal.SIGKILL)
+            async with asyncio.timeout(KILLED_DRAIN_S + 3):
+                assert (await box.client.wait_exit()).exit_status == 137
+            os.close(fd)
 
     go(scenario())
 
