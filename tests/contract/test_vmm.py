@@ -178,6 +178,17 @@ def test_the_end_is_seen_at_once_when_it_is_killed(workshop: Workshop) -> None:
     go(scenario())
 
 
+def test_the_guest_s_clock_runs_as_fast_as_the_host_s(workshop: Workshop) -> None:
+    async def scenario() -> None:
+        async with workshop.booted() as (_, agent):
+            first = (await agent.hello(pb.HelloRequest())).now_boottime_ns - time.monotonic_ns()
+            await asyncio.sleep(2)
+            second = (await agent.hello(pb.HelloRequest())).now_boottime_ns - time.monotonic_ns()
+            assert abs(second - first) < 0.05e9
+
+    go(scenario())
+
+
 def test_pause_stops_the_guest_and_resume_continues_it(workshop: Workshop) -> None:
     async def scenario() -> None:
         async with workshop.booted() as (vmm, agent):
@@ -363,9 +374,9 @@ Values = dict[str, Any]
         ("vmm_start_failed", "PVH", lambda root: {"kernel": Path("/bin/busybox")}),
         ("vmm_file_unusable", "No such file", lambda root: {"kernel": root / "none"}),
         ("vmm_file_unusable", "may not read it", lambda root: {"initrd": text(root, mode=0o600)}),
-        ("vmm_file_unusable", "neither a file", lambda root: {"initrd": root}),
+        ("vmm_file_unusable", "not a regular file", lambda root: {"initrd": root}),
         ("vmm_file_unusable", "No such file", lambda root: {"drives": drive(root / "none")}),
-        ("vmm_file_unusable", "neither a file", lambda root: {"drives": drive(Path("/dev/null"))}),
+        ("vmm_file_unusable", "not a regular file", lambda root: {"drives": drive(Path("/dev/null"))}),
         ("vmm_file_unusable", "directory", lambda root: {"drives": drive(root)}),
         ("tap_unusable", "does not exist", lambda root: {"nics": (Nic(tap="none", mac="02:00:00:00:00:01"),)}),
         ("memory_too_small", "at least", lambda root: {"memory_mib": memory_boot_min_mib(1) - 1}),

@@ -69,10 +69,8 @@ class Descriptors:
             raise SandboxdError(VMM_FILE_UNUSABLE, what=what, path=path, reason=reason) from error
         passed = self._pass(fd)
         kind = os.fstat(fd).st_mode
-        if not (stat.S_ISREG(kind) or stat.S_ISBLK(kind)):
-            raise SandboxdError(
-                VMM_FILE_UNUSABLE, what=what, path=path, reason="It is neither a file nor a block device."
-            )
+        if not stat.S_ISREG(kind):
+            raise SandboxdError(VMM_FILE_UNUSABLE, what=what, path=path, reason="It is not a regular file.")
         # Non-blocking only so that opening a FIFO by mistake cannot hang.
         os.set_blocking(fd, True)
         return passed
