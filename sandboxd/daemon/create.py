@@ -36,6 +36,7 @@ from sandboxd.daemon.request import Request
 from sandboxd.image.record import ImageRecord
 from sandboxd.shim.launch import ATTACH_ONLY, ShimClient, start_shim
 from sandboxd.storage import DiskTemplates
+from sandboxd.vmm.limits import check_memory
 
 VMM_UID_BASE = 0x5B000000
 """The VMM of slot n runs as user and group VMM_UID_BASE + n: no two of them share one."""
@@ -74,6 +75,7 @@ class Creation:
 
         `on_claimed` is told as soon as the sandbox has an id.
         """
+        check_memory(self._request.memory_mib, self._request.config.vcpus)
         container = compose(self._request, self._image)
         self._shop.registry.check_name(self._request.config.name)
         machine = await self._shop.machines.choose(self._request.config.vmm, self._request.kernel)

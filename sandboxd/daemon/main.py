@@ -14,15 +14,19 @@ from pathlib import Path
 from sandboxd import __version__
 from sandboxd.base.errors import SandboxdError
 from sandboxd.core.config import Config, load_config
+from sandboxd.linux.malloc import be_modest
 from sandboxd.telemetry.logs import set_up_logging
 
 FAILED_STATUS = 1
+MALLOC_ARENAS = 1
+MALLOC_THRESHOLD_BYTES = 256 << 10
 LEVELS = ("debug", "info", "warning", "error")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Its exit status: 0 when it was told to end, 1 when it could not start."""
     options = _parse(arguments)
+    be_modest(MALLOC_ARENAS, MALLOC_THRESHOLD_BYTES)
     set_up_logging(options.log_level, options.log_format)
     logging.getLogger("grpc").setLevel(logging.INFO)  # below that, a line for every call
     try:

@@ -131,7 +131,9 @@ def test_signals_and_window_sizes_reach_the_process(daemon: TestDaemon) -> None:
     script = "trap 'stty size; exit 3' USR1; echo ready; while :; do sleep 0.1; done"
     config = make_config("sh", "-c", script, terminal=True, terminal_width=80, terminal_height=24)
     run = Conversation(daemon.sandboxes.Run, api.RunRequest(run=api.RunConfig(config=config)))
-    assert run.until("stdout").stdout == b"ready\r\n"
+    said = b""
+    while not said.endswith(b"ready\r\n"):
+        said += run.until("stdout").stdout
     run.send(api.RunRequest(resize=api.Window(width=101, height=37)))
     run.send(api.RunRequest(signal=10))
     done = collect(run.answers)
