@@ -101,7 +101,9 @@ class Session:
                 await self._signal(request.signal)
             else:
                 raise _unexpected(kind)
-        await self._queue.put(None)
+        # A client that detached ends its messages too, and a terminal is there for the next one.
+        if not self._terminal:
+            await self._queue.put(None)
 
     async def _feed_input(self) -> None:
         while (data := await self._queue.get()) is not None:
