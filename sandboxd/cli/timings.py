@@ -16,6 +16,9 @@ from sandboxd.client.local import local_file
 from sandboxd.client.model import Stage
 
 BAR_MIN = 20
+IDLE = "(running)"
+IDLE_MIN_NS, IDLE_SHOWN_NS = 300_000_000, 20_000_000
+"""A gap this long is the command at work; it is shown this long."""
 _COLOURS = {"cli": "36", "daemon": "34", "shim": "35", "vmm": "33", "guest": "32"}
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
@@ -63,6 +66,7 @@ def show(stages: Sequence[Stage]) -> None:
 def waterfall(stages: Sequence[Stage], columns: int) -> str:
     if not stages:
         return "no stages were recorded\n"
+    stages = _without_idle_time(stages)
     begin_ns = min(stage.begin_ns for stage in stages)
     span_ns = max(1, max(stage.end_ns for stage in stages) - begin_ns)
     name_width = max(len("stage"), *(len(stage.name) for stage in stages))
@@ -73,9 +77,26 @@ def waterfall(stages: Sequence[Stage], columns: int) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _without_idle_time(stages: Sequence[Stage]) -> list[Stage]:
+    """A command that ran for an hour would squeeze its start into one column: time without any stage is cut out."""
+    kept: list[Stage] = []
+    cut_ns = 0
+    end_ns = min(stage.begin_ns for stage in stages)
+    for stage in sorted(stages, key=lambda stage: (stage.begin_ns, -stage.end_ns)):
+        idle_ns = stage.begin_ns - end_ns
+        if idle_ns > IDLE_MIN_NS:
+            kept.append(Stage(IDLE, "", end_ns - cut_ns, end_ns - cut_ns + IDLE_SHOWN_NS))
+            cut_ns += idle_ns - IDLE_SHOWN_NS
+        end_ns = max(end_ns, stage.end_ns)
+        kept.append(Stage(stage.name, stage.process, stage.begin_ns - cut_ns, stage.end_ns - cut_ns))
+    return kept
+
+
 def _line(stage: Stage, begin_ns: int, span_ns: int, name_width: int, bar_width: int) -> str:
     offset_ns, took_ns = stage.begin_ns - begin_ns, max(0, stage.end_ns - stage.begin_ns)
     figures = f"{seconds(offset_ns / 1e9):>8}  {seconds(took_ns / 1e9):>8}"
+    if stage.name == IDLE:
+        return f"{'':7}{IDLE}"
     bar = paint(_bar(offset_ns, took_ns, span_ns, bar_width), _COLOURS.get(stage.process, "37"))
     return f"{stage.process:<7}{stage.name:<{name_width}}  {figures}  {bar}".rstrip()
 

@@ -246,3 +246,14 @@ def test_waterfall() -> None:
     assert lines[4].split() == ["all", "1.0", "s"]
     assert all(len(line) <= 80 for line in lines)
     assert timings.waterfall([], 80) == "no stages were recorded\n"
+
+
+def test_a_long_run_does_not_squeeze_its_start() -> None:
+    stages = [
+        model.Stage("kernel", "guest", 0, 1_000_000_000),
+        model.Stage("exit", "shim", 3601_000_000_000, 3601_100_000_000),
+    ]
+    lines = timings.waterfall(stages, 80).splitlines()
+    assert lines[2].strip() == "(running)"
+    assert lines[1].count("#") > 20 and lines[3].startswith("shim   exit") and "100 ms" in lines[3]
+    assert lines[4].split() == ["all", "1.1", "s"]

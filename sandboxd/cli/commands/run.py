@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sandboxd.cli.progress import Reporter
     from sandboxd.cli.timings import Stopwatch
     from sandboxd.client.aio import AsyncClient
+    from sandboxd.client.model import Stage
     from sandboxd.client.options import RunOptions
     from sandboxd.client.process import AsyncProcess
 
@@ -110,8 +111,22 @@ class _Run:
                 if self._values["detach"]
                 else self._foreground(client, process, reporter)
             )
-        self._timings(process)
+            stages = process.stages or await self._stages_so_far(client, process)
+        self._timings(stages)
         return status
+
+    async def _stages_so_far(self, client: AsyncClient, process: AsyncProcess) -> tuple[Stage, ...]:
+        """Of a sandbox that runs on: the daemon only sends them at its end."""
+        if not (self._wants_stages and process.sandbox):
+            return ()
+        with contextlib.suppress(SandboxdError):
+            machine = (await client.get(process.sandbox.id)).info.machine
+            return machine.stages if machine else ()
+        return ()
+
+    @property
+    def _wants_stages(self) -> bool:
+        return bool(self._values["timings"] or self._values["trace"])
 
     async def _detached(self, client: AsyncClient, process: AsyncProcess, reporter: Reporter) -> int:
         while await process.receive() is not None:
@@ -122,6 +137,7 @@ class _Run:
             raise no_exit(settings().socket)
         if reporter.used:
             reporter.receipt("Pulled")
+        self._watch.skip()
         click.echo(process.sandbox.id)
         await self._show_chosen_ports(client, process.sandbox.id)
         return 0
@@ -188,14 +204,13 @@ class _Run:
             return 128 + ending.abandoned_by
         raise no_exit(client.socket)
 
-    def _timings(self, process: AsyncProcess) -> None:
-        if not (self._values["timings"] or self._values["trace"]):
+    def _timings(self, stages: Sequence[Stage]) -> None:
+        if not self._wants_stages:
             return
         from sandboxd.cli import timings
 
         self._watch.lap("finish")
-        others = [stage for stage in process.stages if stage.process != "cli"]
-        stages = self._watch.merged(others)
+        stages = self._watch.merged([stage for stage in stages if stage.process != "cli"])
         if self._values["timings"]:
             timings.show(stages)
         if self._values["trace"]:
