@@ -12,6 +12,7 @@ import os
 import stat
 from dataclasses import dataclass
 
+from sandboxd.image.layerstream import OverBudget
 from sandboxd.image.tarstream import TarEntry, TarReader
 from sandboxd.image.treepath import BadPath, Directory, Tree, UnsafePath, split_path
 
@@ -41,10 +42,6 @@ class Budget:
             raise OverBudget("the number of files")
         if self.bytes < 0:
             raise OverBudget("the size unpacked")
-
-
-class OverBudget(Exception):
-    """An image larger than allowed; the text names what is too large."""
 
 
 class LayerApplier:
@@ -128,7 +125,7 @@ class LayerApplier:
             os.fchown(fd, entry.uid, entry.gid)
             os.fchmod(fd, entry.mode)
             _set_xattrs(fd, entry.xattrs)
-            os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+            os.utime(fd, ns=(_mtime_ns(entry),) * 2)
         finally:
             os.close(fd)
 
@@ -150,14 +147,14 @@ class LayerApplier:
             if os.fsencode(old) not in entry.xattrs and os.fsencode(old).startswith(_KEPT_XATTRS):
                 os.removexattr(directory.fd, old)
         _set_xattrs(directory.fd, entry.xattrs)
-        self._mtimes_ns[directory.inode] = entry.mtime_ns
+        self._mtimes_ns[directory.inode] = _mtime_ns(entry)
 
     def _symlink(self, entry: TarEntry, name: bytes, parent: Directory) -> None:
         if not entry.link or b"\0" in entry.link:
             raise BadPath("it is a symbolic link to nothing")
         os.symlink(entry.link, name, dir_fd=parent.fd)
         os.chown(name, entry.uid, entry.gid, dir_fd=parent.fd, follow_symlinks=False)
-        _set_mtime(name, entry.mtime_ns, parent.fd)
+        _set_mtime(name, _mtime_ns(entry), parent.fd)
 
     def _device(self, entry: TarEntry, name: bytes, parent: Directory) -> None:
         major, minor = entry.device_major, entry.device_minor
@@ -168,7 +165,7 @@ class LayerApplier:
         os.chown(name, entry.uid, entry.gid, dir_fd=parent.fd, follow_symlinks=False)
         # chmod follows links, but this is the node just made in a directory that only we write.
         os.chmod(name, entry.mode, dir_fd=parent.fd)
-        _set_mtime(name, entry.mtime_ns, parent.fd)
+        _set_mtime(name, _mtime_ns(entry), parent.fd)
 
     def _hard_link(self, entry: TarEntry, name: bytes, parent: Directory) -> None:
         try:
@@ -268,6 +265,11 @@ def _lstat(name: bytes, parent: Directory) -> os.stat_result | None:
 
 def _set_mtime(name: bytes, mtime_ns: int, fd: int) -> None:
     os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=fd, follow_symlinks=False)
+
+
+def _mtime_ns(entry: TarEntry) -> int:
+    # mkfs.erofs 1.5 takes a time before 1970 for one after the year 9999; the epoch is nearer.
+    return max(entry.mtime_ns, 0)
 
 
 def _copy_data(entry: TarEntry, reader: TarReader, fd: int) -> None:

@@ -21,6 +21,10 @@ _ZSTD_SKIPPABLE = bytes.fromhex("2a4d18")
 _OTHERS = {b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x04\x22\x4d\x18": "lz4"}
 
 
+class OverBudget(Exception):
+    """An image larger than allowed; the text names what is too large."""
+
+
 class DamagedStream(Exception):
     """The compressed data is not what its format asks for. The text is one plain phrase."""
 
@@ -80,15 +84,15 @@ class HashedFile:
 
 
 class LayerStream:
-    """The plain tar of a layer, as a source for TarReader. Raises DamagedStream, UnknownCompression.
+    """The plain tar of a layer, as a source for TarReader. Raises DamagedStream, UnknownCompression, OverBudget.
 
-    At most `max_bytes` plus a little for headers come out of it: more is DamagedStream, so that a bomb ends early.
+    At most `max_bytes` come out of it, so that a bomb ends early.
     """
 
     def __init__(self, file: HashedFile, max_bytes: int) -> None:
         self._decoder = _decoder_for(file)
         self._hash = hashlib.sha256()
-        self._left = max_bytes + (max_bytes >> 3) + (1 << 30)
+        self._left = max_bytes
         self._buffer = memoryview(b"")
 
     def read(self, size: int, /) -> bytes:
@@ -102,7 +106,7 @@ class LayerStream:
         data = self._decoder.read()
         self._left -= len(data)
         if self._left < 0:
-            raise DamagedStream("it unpacks to far more than the size limit")
+            raise OverBudget("the size unpacked")
         self._hash.update(data)
         return data
 

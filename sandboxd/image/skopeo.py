@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandboxd.base.errors import REGISTRY_UNREACHABLE, SandboxdError
+from sandboxd.base.errors import INVALID_ARGUMENT, REGISTRY_UNREACHABLE, SandboxdError
 from sandboxd.image.command import Outcome, environment, run, tool_failed
 from sandboxd.image.manifest import Descriptor, Platform
 from sandboxd.image.reference import Reference
@@ -56,9 +56,10 @@ class Registry:
         self._scratch = scratch
         configuration = scratch / "registries.conf"
         configuration.write_text(settings.render(source.host))
-        self._env = environment(scratch, CONTAINERS_REGISTRIES_CONF=str(configuration))
+        self._env = environment(scratch)
         # Without a policy file of the host, skopeo would refuse everything.
-        self._policy = () if _POLICY.exists() else ("--insecure-policy",)
+        policy = () if _POLICY.exists() else ("--insecure-policy",)
+        self._globals = (*policy, "--registries-conf", str(configuration), "--tmpdir", str(scratch))
         self._flags = _access_flags(source, access, scratch)
 
     async def manifest(self, digest: str = "") -> bytes:
@@ -85,6 +86,7 @@ class Registry:
         choice = ["--override-os", platform.os, "--override-arch", platform.architecture]
         choice += ["--override-variant", platform.variant] if platform.variant else []
         watch = _Watch(blobs, layout, layers, progress)
+        watch.report()
         fetching = asyncio.ensure_future(self._run([*choice, *argv]))
         try:
             outcome = await self._until_done_or_stalled(fetching, watch)
@@ -117,7 +119,7 @@ class Registry:
         return outcome
 
     async def _run(self, argv: Sequence[str]) -> Outcome:
-        words = ["skopeo", *self._policy, "--tmpdir", str(self._scratch), *argv]
+        words = ["skopeo", *self._globals, *argv]
         return await run(words, env=self._env, package="skopeo", reference=str(self._source))
 
     def _require(self, outcome: Outcome) -> None:
@@ -143,12 +145,20 @@ def _access_flags(source: Reference, access: Access, scratch: Path) -> list[str]
     if access.ca_file:
         directory = scratch / "certificates"
         directory.mkdir()
-        (directory / "ca.crt").write_bytes(Path(access.ca_file).read_bytes())
+        (directory / "ca.crt").write_bytes(_read_ca(access.ca_file))
         flags += ["--cert-dir", str(directory)]
     verify = access.tls_verify if access.tls_verify is not None else (True if access.ca_file else None)
     if verify is not None:
         flags.append(f"--tls-verify={'true' if verify else 'false'}")
     return flags
+
+
+def _read_ca(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        reason = f"it cannot be read: {error.strerror}"
+        raise SandboxdError(INVALID_ARGUMENT, what="--ca-file", value=path, reason=reason, command="pull") from error
 
 
 class _Watch:

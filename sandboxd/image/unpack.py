@@ -21,13 +21,15 @@ from typing import Any
 from sandboxd.base import errors
 from sandboxd.base.errors import SandboxdError
 from sandboxd.base.units import format_size
-from sandboxd.image.layer import Budget, LayerApplier, OverBudget
-from sandboxd.image.layerstream import DamagedStream, HashedFile, LayerStream, UnknownCompression
+from sandboxd.image.layer import Budget, LayerApplier
+from sandboxd.image.layerstream import DamagedStream, HashedFile, LayerStream, OverBudget, UnknownCompression
 from sandboxd.image.tarstream import TarError, TarReader, TarTruncated
 from sandboxd.image.treepath import BadPath, Tree, UnsafePath, read_small_file
 
 ACCOUNT_FILE_MAX_BYTES = 1 << 20
 _REPORT_INTERVAL_S = 0.25
+_HEADERS_BYTES = 4096
+"""What an entry may take in a tar besides its data, on average."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def _apply_layer(job: Job, index: int, layer: LayerJob, applier: LayerApplier) -
     with HashedFile(layer.path, layer.offset, layer.size, report) as file:
         problem: Exception | None = None
         try:
-            with LayerStream(file, job.max_bytes) as stream:
+            with LayerStream(file, job.max_bytes + job.max_entries * _HEADERS_BYTES) as stream:
                 applier.apply(TarReader(stream))
                 plain = stream.finish()
         except (TarError, DamagedStream, UnknownCompression, BadPath, UnsafePath, OverBudget) as error:

@@ -29,6 +29,7 @@ from sandboxd.linux.clone import clone_file
 DISK_MIN_BYTES = 16 * MIB
 DISK_MAX_BYTES = 8 << 40
 _TEMPLATES_MAX = 32
+_MKE2FS = "mke2fs"
 _MKE2FS_TIMEOUT_S = 60
 _VERSION = 1
 """Changes with the options below: templates of another version are not used."""
@@ -123,7 +124,7 @@ def _checked_size(size_bytes: int) -> int:
 def _mke2fs(fd: int, size_bytes: int, root: Path) -> None:
     small = size_bytes < _SMALL_BYTES
     options = "assume_storage_prezeroed=1,nodiscard,num_backup_sb=0,packed_meta_blocks=1,root_owner=0:0"
-    argv = ["mke2fs", "-q", "-F", "-t", "ext4", "-O", _FEATURES, "-E", options, "-U", _UUID, "-b", "4096", "-I", "256"]
+    argv = [_MKE2FS, "-q", "-F", "-t", "ext4", "-O", _FEATURES, "-E", options, "-U", _UUID, "-b", "4096", "-I", "256"]
     # No reserved blocks: the guest's root is no administrator. A small journal: it is what the host's file grows by.
     argv += ["-m", "0", "-J", f"size={4 if small else 16}", "-i", "4096" if small else "16384", f"/proc/self/fd/{fd}"]
     try:

@@ -5,9 +5,17 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.support.oci_images import Image, Layout
 
 NAME = "debian-python:latest"
+
+
+@pytest.fixture(scope="session")
+def debian_python_layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made once in a run, when the first test asks for it."""
+    return make_debian_python_layout(tmp_path_factory.mktemp("debian") / "layout")
 
 
 def make_debian_python_layout(out: Path) -> Path:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sandboxd.image.layer import Budget, LayerApplier, OverBudget
+from sandboxd.image.layer import Budget, LayerApplier
+from sandboxd.image.layerstream import OverBudget
 from sandboxd.image.tarstream import TarReader
 from sandboxd.image.treepath import BadPath, Tree, UnsafePath, read_small_file, split_path
 from tests.support.oci_images import (
@@ -69,7 +70,7 @@ def test_everything_a_layer_can_say(root: Path) -> None:
     assert tree["data"][5] == {}, "an entry of a directory replaces its attributes"
     assert tree["data/big-id"][1:3] == (3_000_000, 4_000_000_000)
     assert tree["dev/disk"][4] == (259, 70000)
-    assert tree["old-time"][3] == -5_500_000_000
+    assert tree["old-time"][3] == 0, "EROFS has no time before 1970"
     assert tree["."][3] == 1_500_000_000 * 10**9
     assert (root / "usr/lib/through-symlink.so").read_bytes() == b"elf"
     assert (root / "lib").is_symlink()
