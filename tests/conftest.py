@@ -8,6 +8,8 @@ import pytest
 
 from tests.support.leaks import Inventory
 
+pytest_plugins = ["tests.support.debian_image"]
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_left_behind() -> Iterator[None]:
