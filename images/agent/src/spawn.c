@@ -118,13 +118,14 @@ static int make_late_namespaces(const struct launch *launch) {
 
 // --- the child: root ---
 
-static int open_root(const Plan *plan, bool make_mount) {
+// A mount that a new user namespace inherited is locked to its place, and pivot_root(2) refuses it: a bind of it is not.
+static int open_root(const Plan *plan, bool make_mount, bool inherited) {
     uint64_t attributes[32] = {0};  // struct statx, which not every libc declares
     int fd = open(plan->root, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0) return fault_call("open", plan->root);
     if (!make_mount) return fd;
     syscall(SYS_statx, fd, "", AT_EMPTY_PATH, 0, attributes);
-    if (attributes[STATX_ATTRIBUTES_OFFSET / 8] & STATX_ATTR_MOUNT_ROOT) return fd;
+    if (!inherited && (attributes[STATX_ATTRIBUTES_OFFSET / 8] & STATX_ATTR_MOUNT_ROOT)) return fd;
     close(fd);
     if (mount(plan->root, plan->root, NULL, MS_BIND | MS_REC, NULL) < 0) return fault_call("mount", plan->root);
     fd = open(plan->root, O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -166,7 +167,8 @@ static int enter_container(const struct launch *launch, int *master) {
     bool own_mounts = launch->made & CLONE_NEWNS;
     uint64_t first = MS_REC | (plan->root_propagation & MS_PRIVATE ? MS_PRIVATE : MS_SLAVE);
     if (own_mounts && mount(NULL, "/", NULL, first, NULL) < 0) return fault_call("mount", "/ propagation");
-    struct place place = {.root = plan->root, .root_fd = open_root(plan, own_mounts)};
+    bool inherited = (launch->made | launch->joined) & CLONE_NEWUSER;
+    struct place place = {.root = plan->root, .root_fd = open_root(plan, own_mounts, inherited)};
     if (place.root_fd < 0) return -1;
     if (run_steps(&place, plan->n_inside, plan->inside) < 0) return -1;
     if (plan->process->terminal && terminal_open(launch->process, place.root_fd, plan->console, master) < 0) return -1;
