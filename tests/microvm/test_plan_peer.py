@@ -1,6 +1,7 @@
-"""The plan compiler against a peer: the same bundles under crun on the host and in one guest of ours, compared value by value.
+"""The plan compiler against a peer: the same bundles under crun on the host and in one guest of ours, value by value.
 
-A difference is a failure unless it stands in KNOWN_DIFFERENCES with its reason; a row there that explains nothing any more is one too.
+A difference is a failure unless it stands in KNOWN_DIFFERENCES with its reason; a row there that explains nothing any
+more is one too.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 import pytest
 

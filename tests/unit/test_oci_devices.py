@@ -195,9 +195,23 @@ def test_the_guests_dev_is_not_touched() -> None:
 def test_in_a_user_namespace_nodes_are_made_outside_and_bound() -> None:
     maps = [{"containerID": 0, "hostID": 100000, "size": 65536}]
     namespaces = [{"type": name} for name in ("mount", "user")]
-    plan = compiled(linux__namespaces=namespaces, linux__uidMappings=maps, linux__gidMappings=maps).plan
+    fuse = [{"type": "c", "path": "/dev/fuse", "major": 10, "minor": 229, "uid": 7}]
+    plan = compiled(
+        linux__namespaces=namespaces, linux__uidMappings=maps, linux__gidMappings=maps, linux__devices=fuse
+    ).plan
     assert not any(step.HasField("make_node") for step in plan.inside)
     made = {step.make_node.path for step in plan.prepare if step.HasField("make_node")}
-    bound = {step.mount.source: step.mount.target for step in plan.inside if step.HasField("mount")}
-    assert len(made) == 6 and made == set(bound)
-    assert made <= {step.remove.path for step in plan.cleanup if step.HasField("remove")}
+    bound = {step.mount.target: step.mount.source for step in plan.inside if step.HasField("mount")}
+    (node,) = (step.make_node for step in plan.prepare if step.HasField("make_node"))
+    assert (node.uid, node.gid) == (100007, 100000)
+    assert made == {"/dev/sandboxd-web-6"} <= {step.remove.path for step in plan.cleanup if step.HasField("remove")}
+    assert bound["/dev/fuse"] == "/dev/sandboxd-web-6" and bound["/dev/null"] == "/dev/null" and len(bound) == 7
+
+
+def test_an_owner_that_a_user_namespace_does_not_map() -> None:
+    maps = [{"containerID": 0, "hostID": 100000, "size": 10}]
+    namespaces = [{"type": name} for name in ("mount", "user")]
+    device = [{"type": "c", "path": "/dev/fuse", "major": 10, "minor": 229, "gid": 10}]
+    with pytest.raises(SandboxdError) as caught:
+        compiled(linux__namespaces=namespaces, linux__uidMappings=maps, linux__gidMappings=maps, linux__devices=device)
+    assert "linux.devices[0] = 0:10" in caught.value.cause

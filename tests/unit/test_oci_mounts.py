@@ -183,7 +183,8 @@ def in_user_namespace(*mounts: dict[str, Any], cgroup: bool = False) -> pb.Plan:
 
 def test_sysfs_is_bound_there() -> None:
     plan = in_user_namespace(mount("/sys", "sysfs", "ro", "nosuid"))
-    bind, attributes = (step for step in plan.inside[:2])
+    bind, attributes, cgroups = plan.inside[:3]
+    assert (cgroups.mount_attributes.path, cgroups.mount_attributes.set) == ("/sys/fs/cgroup", 1)
     assert (bind.mount.source, bind.mount.flags) == ("/sys", mo.MS_BIND | mo.MS_REC)
     assert (attributes.mount_attributes.path, attributes.mount_attributes.set) == ("/sys", 3)
     assert "/sys" in {step.make_directory.path for step in plan.prepare if step.in_root}

@@ -111,7 +111,7 @@ def _add_tree(spec: Spec, linux: Linux, assembly: steps.Assembly, read: ReadHost
     """All that changes the container's file tree, in the order of runc: mounts, devices, links, settings, covers."""
     own_cgroups = namespaces.has_namespace(linux, "cgroup")
     tree = Mounts(assembly, read, findings, own_cgroup_namespace=own_cgroups).add(spec.mounts or ())
-    devices.add_nodes(assembly, tree, linux.devices or (), findings)
+    devices.add_nodes(assembly, tree, linux, findings)
     devices.add_links(assembly, tree)
     _add_directories(spec, assembly)
     assembly.inside += compile_sysctls(linux.sysctl, findings)

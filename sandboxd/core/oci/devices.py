@@ -9,12 +9,12 @@ import enum
 import stat
 
 from sandboxd.api import agent_pb2 as pb
-from sandboxd.core.oci import ebpf, steps
+from sandboxd.core.oci import ebpf, namespaces, steps
 from sandboxd.core.oci.ebpf import ACCESS_ALL, ACCESS_MKNOD, DEVICE_BLOCK, DEVICE_CHARACTER
 from sandboxd.core.oci.findings import Findings
 from sandboxd.core.oci.mount_options import MS_BIND
 from sandboxd.core.oci.paths import is_below, normalise
-from sandboxd.core.oci.spec_linux import DeviceNode, DeviceRule
+from sandboxd.core.oci.spec_linux import DeviceNode, DeviceRule, Linux
 from sandboxd.core.oci.steps import Assembly
 
 _CHARACTER = stat.S_IFCHR
@@ -70,13 +70,16 @@ class DevTree(enum.Enum):
     """Brought by the specification: left alone, as runc does."""
 
 
-def add_nodes(assembly: Assembly, tree: DevTree, nodes: tuple[DeviceNode, ...], findings: Findings) -> None:
+def add_nodes(assembly: Assembly, tree: DevTree, linux: Linux, findings: Findings) -> None:
     """Steps of `inside`, in the container's root once all is mounted. The specification's replace standard ones."""
     standard = DEFAULT_NODES if tree in (DevTree.OWN, DevTree.IMAGE) else {}
     wanted = {path: _default_node(path) for path in standard}
-    for index, node in enumerate(nodes):
-        made = _node(f"linux.devices[{index}]", node, findings)
+    for index, node in enumerate(linux.devices or ()):
+        where = f"linux.devices[{index}]"
+        made = _node(where, node, findings)
         if made is not None:
+            if assembly.user_namespace and node.type != "p":
+                _map_owner(where, made, linux, findings)
             wanted[made.path] = made
     for index, made in enumerate(wanted.values()):
         _place(assembly, tree, made, index)
@@ -116,10 +119,21 @@ def _node(where: str, node: DeviceNode, findings: Findings) -> pb.MakeNode | Non
     )
 
 
+def _map_owner(where: str, node: pb.MakeNode, linux: Linux, findings: Findings) -> None:
+    """It is made outside of the user namespace, where the container's ids have other numbers."""
+    uid = namespaces.outside(linux.uid_mappings, node.uid)
+    gid = namespaces.outside(linux.gid_mappings, node.gid)
+    if uid is None or gid is None:
+        findings.invalid(where, f"{node.uid}:{node.gid}", "the user namespace maps no such owner")
+        return
+    node.uid, node.gid = uid, gid
+
+
 def _place(assembly: Assembly, tree: DevTree, node: pb.MakeNode, index: int) -> None:
     if assembly.user_namespace and not stat.S_ISFIFO(node.mode):
-        # mknod(2) is the real root's alone; a node made in the guest and bound in has the same numbers.
-        source = assembly.make_node(f"device-{index}", node)
+        # mknod(2) is the real root's alone; a node of the guest's /dev, bound in, has the same numbers.
+        standard = node.path in DEFAULT_NODES and node == _default_node(node.path)
+        source = node.path if standard else assembly.make_node(index, node)
         assembly.inside.append(steps.mount(source, node.path, "", MS_BIND, in_root=True, make_target=True))
         return
     if tree is not DevTree.GUEST and not (tree is DevTree.OWN and is_below(node.path, "/dev")):

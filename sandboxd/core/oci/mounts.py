@@ -113,7 +113,7 @@ class Mounts:
         if self._must_be_bound(mount.fs_type):
             source = _BOUND_IN_USER_NAMESPACE[mount.fs_type]
             bound = steps.mount(source, mount.target, "", MS_BIND | MS_REC, in_root=True, make_target=True)
-            self._assembly.inside += [bound, *_bind_attributes(mount), *_propagations(mount)]
+            self._assembly.inside += [bound, *_bind_attributes(mount), *_cgroups_below(mount), *_propagations(mount)]
             return
         flags = mount.options.flags
         late_read_only = bool(flags & MS_RDONLY) and mount.fs_type == "tmpfs" and _is_filled(mount, later)
@@ -191,6 +191,14 @@ def _bind_attributes(mount: _Checked) -> list[pb.Step]:
     to_set, to_clear = mount.options.bind_attributes()
     own = [steps.attributes(mount.target, to_set, to_clear, in_root=True)] if to_set or to_clear else []
     return [*own, *_recursive_attributes(mount)]
+
+
+def _cgroups_below(mount: _Checked) -> list[pb.Step]:
+    """A bound /sys brings the guest's cgroups along, those of other containers too: to look at, not to change."""
+    if mount.fs_type != "sysfs":
+        return []
+    cgroups = steps.attributes(f"{mount.target}/fs/cgroup", ATTR_RDONLY, 0, recursive=True, in_root=True)
+    return [cgroups]
 
 
 def _recursive_attributes(mount: _Checked) -> list[pb.Step]:

@@ -68,6 +68,14 @@ def compile_id_maps(mappings: tuple[IdMapping, ...] | None, where: str, findings
     return maps
 
 
+def outside(mappings: tuple[IdMapping, ...] | None, container_id: int) -> int | None:
+    """The id outside of the user namespace; None if it has none."""
+    for mapping in mappings or ():
+        if mapping.container_id <= container_id < mapping.container_id + mapping.size:
+            return mapping.host_id + container_id - mapping.container_id
+    return None
+
+
 def _check_user(linux: Linux, has_user: bool, findings: Findings) -> None:
     mapped = linux.uid_mappings or linux.gid_mappings
     if mapped and not has_user:

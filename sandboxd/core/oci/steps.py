@@ -14,6 +14,7 @@ class Assembly:
     """A plan while it grows. Undo steps are run last first, whatever became of each."""
 
     def __init__(self, container_id: str, user_namespace: bool) -> None:
+        self.container_id = container_id
         self.directory = f"{GUEST_DIR}/{container_id}"
         self.root = f"{self.directory}/root"
         self.cgroup = f"{CGROUP_PARENT}/{container_id}"
@@ -42,9 +43,9 @@ class Assembly:
         self._undo.append(remove(path))
         return path
 
-    def make_node(self, name: str, node: pb.MakeNode) -> str:
-        """A device node of the container's directory in the guest, removed again; answers its path."""
-        path = f"{self.directory}/{name}"
+    def make_node(self, number: int, node: pb.MakeNode) -> str:
+        """A device node in the guest's own /dev (/run opens no devices), removed again; answers its path."""
+        path = f"/dev/sandboxd-{self.container_id}-{number}"
         made = pb.MakeNode()
         made.CopyFrom(node)
         made.path = path
