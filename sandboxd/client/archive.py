@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -178,12 +179,17 @@ class _Unpacking:
         os.link(origin, path, follow_symlinks=False)
 
     def _clear(self, path: Path) -> None:
-        """Makes room for an entry: a file or link goes, a directory stays and is an error."""
+        """Makes room for an entry: a file or link goes; a directory or device of this host stays, and is an error."""
         self._links.pop(path, None)
         self._directories.pop(path, None)
-        if path.is_dir() and not path.is_symlink():
-            raise refused(str(path.relative_to(self.target)), f"{path} is a directory here.")
-        path.unlink(missing_ok=True)
+        try:
+            mode = path.lstat().st_mode
+        except FileNotFoundError:
+            return
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+            kind = "a directory" if stat.S_ISDIR(mode) else "neither a file nor a directory"
+            raise refused(str(path.relative_to(self.target)), f"{path} is {kind} here.")
+        path.unlink()
 
     def _attributes(self, path: Path, info: tarfile.TarInfo) -> None:
         self._own(path, info)

@@ -86,7 +86,7 @@ async def copy_out(sandbox: AsyncSandbox, source: str, target: str, *, keep_owne
     found = await sandbox.stat_path(bare, follow=follow or path.endswith("/") or content_only)
     if found is None:
         raise SandboxdError(PATH_NOT_FOUND, path=bare, id=sandbox.id, reason="There is no such file or directory.")
-    exists_as, parent = await asyncio.to_thread(_local_target, target)
+    target, exists_as, parent = await asyncio.to_thread(_local_target, source, target)
     landing = land(
         bare.rstrip("/") + "/." if content_only else bare,
         stat.S_ISDIR(found.mode),
@@ -139,11 +139,19 @@ def _is_local_directory(source: str, follow: bool) -> bool:
     return stat.S_ISDIR(mode)
 
 
-def _local_target(target: str) -> tuple[bool | None, bool]:
-    """(is a directory, None when it does not exist; its parent is one)."""
+def _local_target(source: str, target: str) -> tuple[str, bool | None, bool]:
+    """(the target, a link to a file resolved; is it a directory, None: there is none; is its parent one).
+
+    Errors: copy_target for a device: /dev/null would be replaced by a file.
+    """
     path = Path(target)
-    parent = Path(target.removesuffix("/.").rstrip("/") or "/").parent
-    return (path.is_dir() if path.exists() else None), parent.is_dir()
+    if path.is_dir():
+        return target, True, True
+    if path.exists():
+        if not path.is_file():
+            raise _refused(source, target, f"{target} is neither a file nor a directory.")
+        return str(path.resolve()) if path.is_symlink() else target, False, True
+    return target, None, Path(target.removesuffix("/.").rstrip("/") or "/").parent.is_dir()
 
 
 def _packed(source: Path, name: str, *, follow: bool, keep_owner: bool) -> AsyncIterator[bytes]:

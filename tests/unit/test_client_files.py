@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from sandboxd.base.errors import SandboxdError
 from sandboxd.client.archive import pack, unpack
-from sandboxd.client.copy import Landing, land
+from sandboxd.client.copy import Landing, _local_target, land
 
 # --- where a copy lands: (source, is a directory, target, target is a directory or None, its parent exists) ---
 
@@ -221,6 +221,26 @@ def test_a_link_left_by_an_earlier_copy_leads_nowhere(jail: tuple[Path, Path]) -
         _unpack(_tar(("t", DIR, ""), ("t/l/secret", FILE, "evil")), target)
     assert caught.value.kind.code == "archive_refused"
     assert (outside / "secret").read_text() == "secret"
+
+
+def test_a_device_of_this_host_stays(jail: tuple[Path, Path]) -> None:
+    target, _ = jail
+    os.mkfifo(target / "x")
+    with pytest.raises(SandboxdError) as caught:
+        _unpack(_tar(("t", FILE, "data")), target)
+    assert caught.value.kind.code == "archive_refused"
+    assert stat.S_ISFIFO((target / "x").stat().st_mode)
+    for path in ("/dev/null", str(target / "x")):
+        with pytest.raises(SandboxdError) as caught:
+            _local_target("/f", path)
+        assert caught.value.kind.code == "copy_target"
+
+
+def test_a_link_to_a_file_is_written_through(jail: tuple[Path, Path]) -> None:
+    target, outside = jail
+    (target / "l").symlink_to(outside / "secret")
+    assert _local_target("/f", str(target / "l")) == (str(outside / "secret"), False, True)
+    assert _local_target("/f", str(target / "new/")) == (str(target / "new"), None, True)
 
 
 def test_no_setuid_and_no_device(jail: tuple[Path, Path]) -> None:
