@@ -424,6 +424,15 @@ def test_the_least_memory_is_enough(workshop: Workshop) -> None:
     go(scenario())
 
 
+def test_without_a_place_for_its_logs_it_does_not_start(workshop: Workshop) -> None:
+    async def scenario() -> None:
+        vmm = workshop.make()
+        vmm._confinement.work_dir.rmdir()
+        assert "console.log" in (await refused(vmm, "vmm_file_unusable")).message
+
+    go(scenario())
+
+
 def test_what_was_never_booted_cannot_be_used(workshop: Workshop) -> None:
     async def scenario() -> None:
         vmm = workshop.make()

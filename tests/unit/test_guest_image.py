@@ -15,6 +15,7 @@ import pytest
 from sandboxd.base.errors import SandboxdError
 from sandboxd.guest.boot import prepare_guest
 from sandboxd.guest.initrd import build_initrd, collect_modules
+from sandboxd.guest.kernel import fetch_kernel
 from sandboxd.guest.unpack import read_kernel
 from tests.unit.test_vmm_kernel_image import RELEASE, bzimage, vmlinux
 
@@ -162,3 +163,15 @@ def test_without_an_agent_it_says_how_to_build_one(tmp_path: Path) -> None:
     with pytest.raises(SandboxdError) as caught:
         prepare_guest(tmp_path, kernel, tmp_path / "no-agent")
     assert (caught.value.kind.code, caught.value.remedy) == ("guest_not_prepared", "make agent")
+
+
+def test_a_fetch_without_apt_says_so_and_leaves_nothing_half_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    with pytest.raises(SandboxdError) as caught:
+        fetch_kernel(tmp_path)
+    assert caught.value.kind.code == "kernel_fetch_failed"
+    assert "apt-cache is not installed" in caught.value.cause
+    assert list((tmp_path / "guest" / "kernels").iterdir()) == []
+    assert not (tmp_path / "guest" / "kernel").exists()

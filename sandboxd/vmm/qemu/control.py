@@ -10,6 +10,7 @@ import socket
 from qemu.qmp import EventListener, QMPClient, QMPError, Runstate
 
 from sandboxd.base.errors import VMM_UNRESPONSIVE, SandboxdError
+from sandboxd.vmm.qemu.errors import ControlError
 
 COMMAND_TIMEOUT_S = 10.0
 
@@ -27,12 +28,15 @@ class Control:
         self._connecting = asyncio.Lock()
 
     async def connect(self, sock: socket.socket) -> None:
-        """Greeting and negotiation: returns when QEMU's main loop runs. Raises QMPError when QEMU hangs up instead."""
+        """Greeting and negotiation: returns when QEMU's main loop runs. Raises ControlError if it hangs up instead."""
         async with self._connecting:
-            await self._client.connect(sock)
+            try:
+                await self._client.connect(sock)
+            except QMPError as error:
+                raise ControlError(str(error)) from error
 
     async def execute(self, command: str, doing: str) -> object:
-        """One command without arguments. Raises vmm_unresponsive; QMPError when the session or the command failed."""
+        """One command without arguments. Raises vmm_unresponsive, ControlError when session or command failed."""
         try:
             async with asyncio.timeout(COMMAND_TIMEOUT_S):
                 return await self._client.execute(command)
@@ -40,10 +44,12 @@ class Control:
             raise SandboxdError(
                 VMM_UNRESPONSIVE, operation=doing, limit_s=f"{COMMAND_TIMEOUT_S:g}", detail="nothing"
             ) from None
+        except QMPError as error:
+            raise ControlError(str(error)) from error
 
     async def quit_nowait(self) -> None:
         """Asks QEMU to end; whether it does, its process shows."""
-        with contextlib.suppress(QMPError, SandboxdError, EOFError, OSError):
+        with contextlib.suppress(ControlError, SandboxdError):
             await self.execute("quit", "quit")
 
     def shutdown_reason_nowait(self) -> str:

@@ -14,13 +14,13 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-from qemu.qmp import QMPError
+from typing import TYPE_CHECKING
 
 from sandboxd.aio.child import Child
 from sandboxd.base.errors import (
     INVALID_ARGUMENT,
     KERNEL_UNUSABLE,
+    VMM_FILE_UNUSABLE,
     VMM_START_FAILED,
     VMM_UNRESPONSIVE,
     SandboxdError,
@@ -32,11 +32,14 @@ from sandboxd.vmm.driver import VmmExit, VmmStatistics
 from sandboxd.vmm.lifecycle import State, require
 from sandboxd.vmm.limits import check_memory
 from sandboxd.vmm.qemu import devices
-from sandboxd.vmm.qemu.control import Control
 from sandboxd.vmm.qemu.descriptors import Descriptors
+from sandboxd.vmm.qemu.errors import ControlError
 from sandboxd.vmm.spec import Confinement, MachineSpec
 from sandboxd.vmm.statistics import process_statistics
 from sandboxd.wire.kernel_image import HEAD_BYTES, NotAKernelError, check_kernel
+
+if TYPE_CHECKING:
+    from sandboxd.vmm.qemu.control import Control
 
 PROGRAM = "qemu-system-x86_64"
 CONSOLE_FILE = "console.log"
@@ -154,7 +157,7 @@ class QemuVmm:
         process = self._running(operation)
         try:
             await process.control.execute(command, operation)
-        except QMPError as error:
+        except ControlError as error:
             await asyncio.wait([process.ended], timeout=LAST_WORDS_TIMEOUT_S)
             require(operation, self._state)
             raise SandboxdError(
@@ -168,9 +171,10 @@ class QemuVmm:
         with contextlib.ExitStack() as undo:
             agent, agent_fd = _pair(descriptors, undo)
             control, control_fd = _pair(descriptors, undo)
-            console, console_fd = _pair(descriptors, undo)
+            console, console_fd = descriptors.socket_pair()
+            console_log = self._log(CONSOLE_FILE, console.detach(), undo)
             errors, errors_fd = descriptors.pipe()
-            undo.callback(os.close, errors)
+            log = self._log(LOG_FILE, errors, undo)
             parts = list(self._parts(descriptors, agent_fd, control_fd, console_fd))
             argv = devices.command_line(find_program(PROGRAM, "qemu-system-x86"), parts)
             argv = confined(argv, self._confinement, with_kvm=self._spec.acceleration == "kvm")
@@ -178,14 +182,25 @@ class QemuVmm:
                 argv, stdout=errors_fd, stderr=errors_fd, pass_fds=descriptors.passed, env=ENVIRONMENT, cwd=Path("/")
             )
             undo.pop_all()
-        work_dir = self._confinement.work_dir
-        console_log, log = BoundedLog(work_dir / CONSOLE_FILE), BoundedLog(work_dir / LOG_FILE)
-        console_log.attach(console.detach())
-        log.attach(errors)
+        # QEMU's client takes 20 ms and more to load, which pass while the guest boots already.
+        from sandboxd.vmm.qemu.control import Control
+
         qmp = Control()
         ended = asyncio.create_task(self._watch(child, agent, console_log, log, qmp))
         self._process = _Process(child, agent, console_log, log, qmp, ended)
         return control
+
+    def _log(self, name: str, fd: int, undo: contextlib.ExitStack) -> BoundedLog:
+        """Takes `fd` over. Raises vmm_file_unusable."""
+        path = self._confinement.work_dir / name
+        log = BoundedLog(path)
+        try:
+            log.attach(fd)
+        except OSError as error:
+            reason = f"Making it says: {error.strerror}."
+            raise SandboxdError(VMM_FILE_UNUSABLE, what="log", path=path, reason=reason) from error
+        undo.callback(log.close)
+        return log
 
     def _parts(self, descriptors: Descriptors, agent: int, control: int, console: int) -> Iterator[devices.Part]:
         spec = self._spec
@@ -217,7 +232,7 @@ class QemuVmm:
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await self._process.control.connect(control)
-        except QMPError as error:
+        except ControlError as error:
             control.close()
             exit_ = await self.kill()
             raise SandboxdError(VMM_START_FAILED, detail=exit_.detail or f"nothing ({exit_.returncode})") from error
