@@ -497,7 +497,7 @@ IMAGE_TOO_LARGE = _kind(
     "image_too_large",
     "{reference} is too large to unpack",
     "{what} is over the limit of {limit}.",
-    "Use a smaller image, or raise `max_unpacked_bytes` in the section [images] of the configuration.",
+    "Use a smaller image; `skopeo inspect` shows the sizes of its layers.",
     grpc="RESOURCE_EXHAUSTED",
 )
 IMAGE_NO_SPACE = _kind(
