@@ -698,13 +698,13 @@ OCI_SPEC_INVALID = _kind(
     "oci_spec_invalid",
     "the container's {document} is not valid",
     "{findings}",
-    "Correct the named values in {document}; the OCI runtime specification 1.0.2 and later says what each may hold.",
+    "Correct the named values in {document}; the OCI runtime specification says what each may hold.",
 )
 OCI_SPEC_UNSUPPORTED = _kind(
     "oci_spec_unsupported",
     "the container's {document} asks for what a microVM sandbox cannot give",
     "{findings}",
-    "Leave the named settings out of {document}, or run this container with a runtime that shares the host's kernel (runc, crun).",
+    "Leave the named settings out of {document}, or run this container on the host's own kernel: `ctr run IMAGE ID`.",
     grpc="FAILED_PRECONDITION",
 )
 HOST_BIND_UNSUPPORTED = _kind(
@@ -732,7 +732,7 @@ SECCOMP_PROFILE_INVALID = _kind(
     "seccomp_profile_invalid",
     "the seccomp profile cannot be compiled",
     "{reason}",
-    "Correct the profile, or leave it out to get the default one: `sandboxctl run` without `--security-opt seccomp=...`.",
+    "Correct the profile, or use the default one: `sandboxctl run` without `--security-opt seccomp=...`.",
 )
 UNKNOWN_USER = _kind(
     "unknown_user",
