@@ -23,6 +23,7 @@ from sandboxd.core.records import read_exit_record
 from sandboxd.daemon.create import Creation, Workshop, end_shim
 from sandboxd.daemon.events import EventBus
 from sandboxd.daemon.live import Live
+from sandboxd.daemon.paths import DISK, Paths
 from sandboxd.daemon.records import Exit, SandboxRecord
 from sandboxd.daemon.registry import Registry
 from sandboxd.daemon.request import Request
@@ -276,9 +277,7 @@ class Sandboxes:
             except (TimeoutError, SandboxdError) as error:
                 _log.debug("sandbox %s: no stages: %s", live.id, error)
             await end_shim(live.shim)
-        left = (await asyncio.to_thread(reclaim, self._shop.paths.run_of(live.id))).left
-        if left:
-            _log.warning("sandbox %s: not everything could be removed: %s", live.id, "; ".join(left))
+        await asyncio.to_thread(_reclaim, self._shop.paths, live.id)
         slot = self._record(live.id).slot
         if slot is not None:
             try:
@@ -362,6 +361,14 @@ def exit_of_dead_shim(shop: Workshop, live: Live) -> Exit:
     if live.ended_by_us:
         return Exit(KILLED_STATUS, unix_ns(), "signaled")
     return Exit(KILLED_STATUS, unix_ns(), "shim_died", "The process that looked after the sandbox was killed.")
+
+
+def _reclaim(paths: Paths, sandbox_id: str) -> None:
+    left = reclaim(paths.run_of(sandbox_id)).left
+    if left:
+        _log.warning("sandbox %s: not everything could be removed: %s", sandbox_id, "; ".join(left))
+    # After a power cut nothing in /run says that there was a disk.
+    (paths.data_of(sandbox_id) / DISK).unlink(missing_ok=True)
 
 
 def _wrong_state(record: SandboxRecord, operation: str, needed: str) -> SandboxdError:
