@@ -121,13 +121,13 @@ def test_guest_to_guest_and_guest_to_host_are_refused(net: House) -> None:
 
 
 def test_network_none_sends_no_packet(net: House) -> None:
-    before = _packets()
+    before = _packets(net)
     script = f"ls /sys/class/net; {_get(OUTSIDE, 80)}"
     done = net.ctl("run", "--rm", "--network", "none", "busybox", "sh", "-c", script)
     assert done.returncode != 0
     out = done.stdout.decode().strip()
     assert out == "lo"
-    assert _packets() == before
+    assert _packets(net) == before
 
 
 def test_no_tap_rule_or_lease_stays(net: House) -> None:
@@ -151,9 +151,11 @@ def _default_route(net: House) -> tuple[str, str]:
     return words[0], words[2]
 
 
-def _packets() -> dict[str, int]:
+def _packets(net: House) -> dict[str, int]:
     """Packets that came out of guests: received by each tap and by the bridge, as the host's kernel counts them."""
     links = json.loads(_inside("sbx-host", "ip", "-j", "-s", "link").stdout)
     return {
-        link["ifname"]: link["stats64"]["rx"]["packets"] for link in links if link["ifname"].startswith(("nt", "sbr-"))
+        link["ifname"]: link["stats64"]["rx"]["packets"]
+        for link in links
+        if link["ifname"].startswith((net.network, "sbr-"))
     }

@@ -35,6 +35,8 @@ class House:
     run_dir: Path
     data_dir: Path
     environ: Mapping[str, str]
+    network: str = ""
+    """First letters of its taps; its bridge is "sbr-" and this."""
     prefix: tuple[str, ...] = ()
     """Put before every command: `nsenter --net=...` for a house in a network of its own."""
 
@@ -106,19 +108,25 @@ class House:
 
 @contextlib.contextmanager
 def running_house(root: Path, *, name: str = "t", extra: str = "", prefix: tuple[str, ...] = ()) -> Iterator[House]:
-    """A house below `root` whose bridge and taps carry `name` (at most 4 letters). All of it is gone afterwards."""
-    data_dir, run_dir = root / "data", Path("/run") / f"sandboxd-{name}-{os.getpid()}"
+    """A house below `root` whose bridge and taps carry `name` (2 letters) and our pid. All of it is gone afterwards."""
+    name += _letters(os.getpid())
+    data_dir, run_dir = root / "data", Path("/run") / f"sandboxd-{name}"
     data_dir.mkdir(parents=True)
     shutil.copytree(GUEST_DIR, data_dir / "guest", copy_function=os.link)
     config = root / "config.toml"
     network = f'[network]\nbridge = "sbr-{name}"\ntap_prefix = "{name}"\n'
     config.write_text(f'data_dir = "{data_dir}"\nrun_dir = "{run_dir}"\n{network}{extra}')
     environ = {**os.environ, "SANDBOXD_CONFIG": str(config), "NO_COLOR": "1"}
-    house = House(root, config, run_dir, data_dir, environ, prefix)
+    house = House(root, config, run_dir, data_dir, environ, name, prefix)
     try:
         yield house
     finally:
         _shut(house)
+
+
+def _letters(number: int) -> str:
+    """As digits would, but without making one prefix the beginning of another."""
+    return "".join(chr(ord("a") + int(digit)) for digit in f"{number:05d}"[-5:])
 
 
 def _shut(house: House) -> None:
