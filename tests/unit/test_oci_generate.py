@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from typing import Any
 
 import pytest
@@ -51,6 +52,9 @@ IMAGE = ImageRuntimeConfig(
     labels={"org.example": "yes"},
     passwd=PASSWD,
     group=GROUP,
+)
+_KEYS = st.sampled_from(
+    ["defaultAction", "archMap", "syscalls", "names", "name", "action", "includes", "excludes", "caps", "architecture"]
 )
 BARE = ImageRuntimeConfig(cmd=("sh",))
 
@@ -260,6 +264,72 @@ def test_privileged() -> None:
         parse_spec(json.dumps(config).encode()), container_id="p", rootfs=WRITABLE, read_host_file=no_files
     ).plan
     assert plan.device_filter == b"" and plan.process.seccomp == b""
+
+
+DOCKERS = {
+    "defaultAction": "SCMP_ACT_ERRNO",
+    "defaultErrnoRet": 1,
+    "archMap": [
+        {"architecture": "SCMP_ARCH_AARCH64", "subArchitectures": ["SCMP_ARCH_ARM"]},
+        {"architecture": "SCMP_ARCH_X86_64", "subArchitectures": ["SCMP_ARCH_X86", "SCMP_ARCH_X32"]},
+    ],
+    "syscalls": [
+        {"names": ["read", "openat2"], "action": "SCMP_ACT_ALLOW", "args": None, "comment": "", "includes": {}},
+        {"names": ["mount"], "action": "SCMP_ACT_ALLOW", "includes": {"caps": ["CAP_SYS_ADMIN"]}, "excludes": {}},
+        {"names": ["clone"], "action": "SCMP_ACT_ALLOW", "excludes": {"caps": ["CAP_SYS_ADMIN"], "arches": ["s390"]}},
+        {"names": ["arm_fadvise64_64"], "action": "SCMP_ACT_ALLOW", "includes": {"arches": ["arm", "arm64"]}},
+        {"names": ["arch_prctl"], "action": "SCMP_ACT_ALLOW", "includes": {"arches": ["amd64", "x32"]}},
+        {"names": ["ptrace"], "action": "SCMP_ACT_ALLOW", "includes": {"minKernel": "4.8"}},
+        {"names": ["bpf"], "action": "SCMP_ACT_ALLOW", "excludes": {"minKernel": "4.8"}},
+        {"name": "write", "action": "SCMP_ACT_ALLOW"},
+    ],
+}
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the table is that of x86_64")
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({}, ["read", "openat2", "clone", "arch_prctl", "ptrace", "write"]),
+        ({"cap_add": ("SYS_ADMIN",)}, ["read", "openat2", "mount", "arch_prctl", "ptrace", "write"]),
+    ],
+)
+def test_dockers_profiles_are_decided_for_the_container(options: dict[str, Any], names: list[str]) -> None:
+    config = container_config(BARE, ContainerOptions(seccomp=json.dumps(DOCKERS), **options))
+    profile = config["linux"]["seccomp"]
+    assert [name for rule in profile["syscalls"] for name in rule["names"]] == names
+    assert profile["architectures"] == ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]
+    assert not any(key in rule for rule in profile["syscalls"] for key in ("includes", "excludes", "comment", "name"))
+
+
+@pytest.mark.parametrize(
+    ("profile", "code"),
+    [
+        ({}, "oci_spec_invalid"),
+        ({"defaultAction": "SCMP_ACT_SING"}, "oci_spec_unsupported"),
+        ({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [7]}, "oci_spec_invalid"),
+        (
+            {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["read"], "includes": 7}]},
+            "seccomp_profile_invalid",
+        ),
+        (
+            {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["read"], "includes": {"caps": "ALL"}}]},
+            "seccomp_profile_invalid",
+        ),
+    ],
+)
+def test_a_profile_is_refused_before_anything_is_made(profile: dict[str, Any], code: str) -> None:
+    with pytest.raises(SandboxdError) as caught:
+        container_config(BARE, ContainerOptions(seccomp=json.dumps(profile)))
+    assert caught.value.kind.code == code
+
+
+@given(st.recursive(st.none() | st.integers() | st.text(max_size=5), lambda x: st.lists(x) | st.dictionaries(_KEYS, x)))
+def test_whatever_profile_is_one_or_refused(profile: Any) -> None:
+    try:
+        container_config(BARE, ContainerOptions(seccomp=json.dumps(profile) or "{}"))
+    except SandboxdError as error:
+        assert error.cause
 
 
 # --- the rest ---

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from sandboxd.base.errors import INVALID_ARGUMENT, NO_COMMAND, SECCOMP_PROFILE_INVALID, SandboxdError
+from sandboxd.base.errors import INVALID_ARGUMENT, NO_COMMAND, SandboxdError
 from sandboxd.core.oci.accounts import Account, group_ids, resolve_account
 from sandboxd.core.oci.compile import DIRECTORIES_ANNOTATION
 from sandboxd.core.oci.default_seccomp import default_profile
 from sandboxd.core.oci.option_words import capability_set, in_order, parse_ulimit, tmpfs_mount
+from sandboxd.core.oci.own_seccomp import own_profile
 from sandboxd.core.oci.paths import normalise
 
 OCI_VERSION = "1.0.2"
@@ -25,7 +26,6 @@ SHM_SIZE_BYTES = 64 << 20
 _SHM = "/dev/shm"  # noqa: S108 - the container's
 _EMPTY: Mapping[str, str] = MappingProxyType({})
 _CPU_PERIOD_US = 100_000
-_SECCOMP_TEXT_MAX = 1 << 20
 _OPEN_FILES = {"type": "RLIMIT_NOFILE", "soft": 1024, "hard": 524288}
 """systemd's default for services, and so docker 29's for containers; the kernel's own 4096 is too small."""
 
@@ -81,7 +81,7 @@ class ContainerOptions:
     sysctls: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
     ulimits: tuple[str, ...] = ()
     seccomp: str = ""
-    """Empty: the default profile; "unconfined"; or a profile's JSON text."""
+    """Empty: the default profile; "unconfined"; or a profile's JSON text, in docker's format or the specification's."""
     no_new_privileges: bool = False
     stop_signal: str = ""
     pids_limit: int = 0
@@ -114,7 +114,11 @@ class ExecOptions:
 
 
 def container_config(image: ImageRuntimeConfig, options: ContainerOptions) -> dict[str, Any]:
-    """A config.json. Raises `no_command`, `unknown_user`, `invalid_argument`, `seccomp_profile_invalid`."""
+    """A config.json.
+
+    Raises `no_command`, `unknown_user`, `invalid_argument`, `seccomp_profile_invalid`, or `oci_spec_invalid` and
+    `oci_spec_unsupported` for a seccomp profile of the caller's.
+    """
     account = resolve_account(options.user or image.user, image.passwd, image.group)
     capabilities = capability_set(options.cap_add, options.cap_drop, privileged=options.privileged)
     config: dict[str, Any] = {
@@ -304,15 +308,7 @@ def _seccomp(options: ContainerOptions, capabilities: frozenset[str]) -> Any:
         return None
     if not options.seccomp:
         return default_profile(capabilities)
-    if len(options.seccomp) > _SECCOMP_TEXT_MAX:
-        raise SandboxdError(SECCOMP_PROFILE_INVALID, reason=f"It is longer than {_SECCOMP_TEXT_MAX >> 20} MiB.")
-    try:
-        profile = json.loads(options.seccomp)
-    except (ValueError, RecursionError) as error:
-        raise SandboxdError(SECCOMP_PROFILE_INVALID, reason=f"It is not JSON: {error}.") from error
-    if not isinstance(profile, dict):
-        raise SandboxdError(SECCOMP_PROFILE_INVALID, reason="A profile is a JSON object.")
-    return profile
+    return own_profile(options.seccomp, capabilities)
 
 
 def _annotations(image: ImageRuntimeConfig, options: ContainerOptions) -> dict[str, str]:
