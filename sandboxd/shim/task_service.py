@@ -167,7 +167,10 @@ class TaskService:
         return pb.WaitResponse(exit_status=record.exit_status, exited_at=_timestamp(record))
 
     async def stats(self, request: pb.StatsRequest) -> pb.StatsResponse:
-        raise RemoteError(StatusCode.UNIMPLEMENTED, "Stats is not implemented; see sandboxd.shim.v1.Sandbox/Statistics")
+        from sandboxd.shim.metrics import pack_metrics  # asked by containerd only
+
+        statistics = await self._sandbox.statistics(request.id)
+        return pb.StatsResponse(stats=pack_metrics(statistics.guest.files))
 
     async def connect(self, request: pb.ConnectRequest) -> pb.ConnectResponse:
         return pb.ConnectResponse(shim_pid=os.getpid(), task_pid=self._sandbox.vmm_pid, version=sandboxd.__version__)

@@ -15,7 +15,7 @@ import pytest
 
 from sandboxd.aio.ttrpc import ClientConnection, RemoteError, StatusCode
 from sandboxd.api import agent_pb2
-from sandboxd.api.containerd import task_pb2, task_types_pb2
+from sandboxd.api.containerd import metrics_pb2, task_pb2, task_types_pb2
 from sandboxd.base.errors import SandboxdError
 from sandboxd.core.process import KILLED_DRAIN_S
 from sandboxd.core.reclaim import reclaim
@@ -312,6 +312,10 @@ async def _containerds_names(box: Box) -> None:
             with pytest.raises(RemoteError) as caught:
                 await connection.call(service, method, failing, task_pb2.StateResponse)
             assert caught.value.code == code
+        stats = await connection.call(service, "Stats", task_pb2.StatsRequest(id=box.client.id), task_pb2.StatsResponse)
+        assert stats.stats.type_url == "io.containerd.cgroups.v2.Metrics"
+        metrics = metrics_pb2.Metrics.FromString(stats.stats.value)
+        assert metrics.cpu.usage_usec and metrics.memory.usage and metrics.memory.anon and metrics.pids.current
     await connection.close()
     assert (box.spec.run_dir / "shim.sock").stat().st_mode & 0o777 == 0o600
 

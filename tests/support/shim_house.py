@@ -21,6 +21,7 @@ from sandboxd.core.reclaim import reclaim
 from sandboxd.core.spec import SandboxSpec
 from sandboxd.guest.boot import prepare_guest
 from sandboxd.shim.launch import ShimClient, start_shim
+from sandboxd.storage.disks import DiskTemplates
 
 DATA_DIR = Path(os.environ.get("DATA_DIR", "/var/lib/sandboxd"))
 """Where `make guest` put the kernel."""
@@ -43,14 +44,6 @@ def make_busybox_image(directory: Path) -> Path:
     image = directory / "busybox.erofs"
     subprocess.run(["mkfs.erofs", image, tree], check=True, capture_output=True)
     return image
-
-
-def make_empty_disk(directory: Path) -> Path:
-    disk = directory / "empty.ext4"
-    with disk.open("wb") as file:
-        file.truncate(DISK_BYTES)
-    subprocess.run(["mkfs.ext4", "-q", "-F", disk], check=True)
-    return disk
 
 
 @dataclass
@@ -144,7 +137,7 @@ class ShimHouse:
         self.root = root
         self.guest = prepare_guest(DATA_DIR)
         self.image = make_busybox_image(root)
-        self.disk = make_empty_disk(root)
+        self.disks = DiskTemplates(root / "templates")
         self.count = 0
 
     def spec(self, **changes: Any) -> SandboxSpec:
@@ -167,7 +160,7 @@ class ShimHouse:
         }
         spec = SandboxSpec(**{**values, **changes})
         spec.data_dir.mkdir(parents=True)
-        subprocess.run(["cp", "--sparse=always", self.disk, spec.data_dir / "disk.ext4"], check=True)
+        self.disks.clone(DISK_BYTES, spec.data_dir / "disk.ext4")
         return spec
 
     def rootfs(self, spec: SandboxSpec) -> list[RootfsMount]:
