@@ -450,7 +450,7 @@ REGISTRY_TLS = _kind(
     "registry_tls",
     "no trusted connection to the registry {registry}",
     "{reason}",
-    "Use `sandboxctl pull --ca-file FILE {reference}` with the registry's CA, or `--tls-verify=false` where that is safe.",
+    "Use `sandboxctl pull --ca-file FILE {reference}` with the registry's CA, or `--no-tls-verify` where that is safe.",
     grpc="FAILED_PRECONDITION",
 )
 IMAGE_DIGEST_MISMATCH = _kind(

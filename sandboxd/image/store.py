@@ -14,6 +14,7 @@ import asyncio
 import builtins
 import contextlib
 import logging
+import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from pathlib import Path
 from sandboxd.base import errors
 from sandboxd.base.clock import unix_ns
 from sandboxd.base.errors import SandboxdError
+from sandboxd.base.units import format_size
 from sandboxd.image import archive, source
 from sandboxd.image.archive import Candidate
 from sandboxd.image.catalogue import Catalogue
@@ -211,6 +213,9 @@ class ImageStore:
         )
         if "No space left" in outcome.stderr:
             raise SandboxdError(errors.IMAGE_NO_SPACE, reference=shown, path=self._shelf.root)
+        if outcome.status == -signal.SIGXFSZ:
+            limit = format_size(self._limits.max_bytes)
+            raise SandboxdError(errors.IMAGE_TOO_LARGE, reference=shown, what="the archive, unpacked,", limit=limit)
         if outcome.status:
             reason = f"It cannot be decompressed: {outcome.last_words}"
             raise SandboxdError(errors.IMAGE_TRUNCATED, item="the archive", reference=shown, reason=reason)

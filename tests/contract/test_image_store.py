@@ -339,6 +339,12 @@ def test_zeros_without_end(root: Path, tmp_path: Path, how: str) -> None:
     assert error.kind.code == "image_too_large"
 
 
+def test_an_archive_that_is_a_bomb(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "bomb.tar.gz").write_bytes(compress(bytes(64 << 20), "gzip"))
+    error = refused(root, tmp_path / "bomb.tar.gz", limits=Limits(max_bytes=1 << 20))
+    assert error.kind.code == "image_too_large"
+
+
 def test_sparse_bomb(root: Path, tmp_path: Path) -> None:
     """A file that claims a tebibyte of zeros in a kilobyte of tar."""
     sparse = tmp_path / "sparse"
