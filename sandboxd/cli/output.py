@@ -17,7 +17,7 @@ Row = TypeVar("Row")
 Document = Mapping[str, object]
 _GAP = "   "
 _PLAIN_YAML = re.compile(r"[A-Za-z_/][A-Za-z0-9_/.@+-]*(?: [A-Za-z0-9_/.@+-]+)*\Z")
-_YAML_WORDS = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n", "~"})
+_YAML_WORDS = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n", "~", "nan", "inf", "infinity"})
 
 
 @dataclass(frozen=True, slots=True)

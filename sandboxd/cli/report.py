@@ -30,7 +30,7 @@ def report(error: SandboxdError, style: str = "text") -> None:
 def block(error: SandboxdError) -> str:
     """The same words as the JSON's, plus where to look further when the error names a sandbox."""
     lines = [f"{paint('error:', '1;31')} {printable_lines(error.message)}"]
-    lines += _indented(error.cause)
+    lines += _indented(_sentence(error.cause))
     remedy = printable_lines(error.remedy).splitlines() or [""]
     lines += [f"  hint: {remedy[0]}", *(f"        {line}" for line in remedy[1:])]
     return "\n".join(lines)
@@ -42,6 +42,13 @@ def exit_status(error: SandboxdError, verb: str) -> int:
     if verb in WORKLOAD_VERBS or code.startswith(_DAEMON_CODES) or code in _BROKEN_CODES:
         return error.kind.exit_status
     return 1
+
+
+def _sentence(text: str) -> str:
+    """With a capital and a full stop, where it begins with a word and ends with one."""
+    text = text.strip()
+    ended = text if text[-1:] in ".:!?)" or not text else f"{text}."
+    return ended[:1].upper() + ended[1:]
 
 
 def _indented(text: str) -> list[str]:

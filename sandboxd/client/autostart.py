@@ -41,7 +41,7 @@ def ensure(location: Location, *, autostart: bool, limit_s: float = START_LIMIT_
     if reason is None:
         return
     if not autostart:
-        from sandboxd.client.errors import unreachable
+        from sandboxd.client.translate import unreachable
 
         raise unreachable(location.socket, reason)
     deadline = time.monotonic() + limit_s
@@ -80,7 +80,7 @@ def _check_config(location: Location, reason: str) -> None:
 
     listens = str(load_config(Path(location.config) if location.config else None).socket_path)
     if listens != location.socket:
-        from sandboxd.client.errors import unreachable
+        from sandboxd.client.translate import unreachable
 
         raise unreachable(location.socket, f"{reason} None was started, as it would listen at {listens}.")
 

@@ -17,8 +17,8 @@ from google.protobuf.message import Message
 
 from sandboxd.base.errors import DAEMON_LOST, SandboxdError
 from sandboxd.client import autostart, sending
-from sandboxd.client.errors import from_rpc
 from sandboxd.client.locate import Location
+from sandboxd.client.translate import from_rpc
 
 CALL_LIMIT_S = 60.0
 """Of calls that only ask or tell. Calls that wait for a machine, a pull or an exit are bounded by the daemon."""

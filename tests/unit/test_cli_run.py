@@ -164,9 +164,10 @@ def test_an_interrupt_during_a_pull_cancels_it(daemon: FakeDaemon) -> None:
 
 def test_a_terminal_is_found_out_by_itself(daemon: FakeDaemon) -> None:
     with on_terminal([*CTL, "run", "--rm", "busybox", "sh"], environ(daemon), (91, 33)) as terminal:
-        terminal.send(b"stty size; tty | cut -c1-8; exit 5\n")
+        terminal.send(b"stty size; tty | cut -c1-8\n")
         terminal.expect(b"33 91\r\n/dev/pts\r\n")
         assert terminal.raw
+        terminal.send(b"exit 5\n")
         assert terminal.end() == 5
         assert not terminal.raw
 

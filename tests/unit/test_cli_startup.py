@@ -15,6 +15,13 @@ from sandboxd import __version__
 HEAVY = {"grpc", "google.protobuf", "pydantic", "pydantic_core", "rich", "pyroute2", "sqlite3", "asyncio", "cffi"}
 
 
+@pytest.fixture(autouse=True)
+def _the_default_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A configuration that names another one costs a TOML parser."""
+    for name in ("SANDBOXD_CONFIG", "SANDBOXD_SOCKET"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def modules_of(*words: str) -> set[str]:
     code = (
         "import sys; from sandboxd.cli.main import main; status = main(sys.argv[1:]);"

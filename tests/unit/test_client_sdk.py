@@ -22,7 +22,7 @@ import pytest
 import sandboxd
 from sandboxd.api import sandboxd_pb2 as api
 from sandboxd.base.errors import CATALOGUE, NAME_IN_USE, SandboxdError
-from sandboxd.client import autostart, bridge, errors, locate
+from sandboxd.client import autostart, bridge, locate, translate
 from sandboxd.client.aio import AsyncClient
 from sandboxd.client.images import AsyncImages
 from sandboxd.client.locate import Location
@@ -233,7 +233,7 @@ def test_a_fork_gets_a_loop_of_its_own() -> None:
 @pytest.mark.parametrize("kind", CATALOGUE.values(), ids=list(CATALOGUE))
 def test_every_error_survives_the_way(kind: Any) -> None:
     error = SandboxdError(kind, **dict.fromkeys(kind.fields(), "a {value}"), extra="x")
-    back = errors.from_detail(to_detail(error))
+    back = translate.from_detail(to_detail(error))
     assert back.kind is kind and back.to_json() == error.to_json()
 
 
@@ -241,7 +241,7 @@ def test_errors_of_another_version_keep_their_words() -> None:
     detail = api.ErrorDetail(
         code="new_kind", message="it {broke}", cause="c", remedy="r", exit_status=126, retryable=True
     )
-    back = errors.from_detail(detail)
+    back = translate.from_detail(detail)
     assert (back.kind.code, back.message, back.kind.exit_status, back.kind.retryable) == (
         "new_kind",
         "it {broke}",
@@ -249,7 +249,7 @@ def test_errors_of_another_version_keep_their_words() -> None:
         True,
     )
     other = api.ErrorDetail(code="name_in_use", message="other words", cause="c", remedy="r")
-    assert errors.from_detail(other).message == "other words"
+    assert translate.from_detail(other).message == "other words"
 
 
 def test_errors_of_calls(daemon: FakeDaemon, client: sandboxd.Client) -> None:
