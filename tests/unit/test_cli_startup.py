@@ -60,8 +60,9 @@ def test_import_of_the_package_loads_nothing() -> None:
 def test_version_within_three_times_python_itself() -> None:
     """The promise of the README. Interleaved, and the best of many: the machine may be busy."""
     ours, bare = [], []
-    for _ in range(12):
-        ours.append(_seconds([sys.executable, "-m", "sandboxd.cli.main", "version"]))
+    script = str(Path(sys.executable).parent / "sandboxctl")
+    for _ in range(15):
+        ours.append(_seconds([script, "version"]))
         bare.append(_seconds([sys.executable, "-c", "pass"]))
     assert min(ours) < 3 * min(bare)
 
