@@ -286,6 +286,14 @@ CGROUP_UNUSABLE = _kind(
     grpc="FAILED_PRECONDITION",
 )
 
+PROCESS_ENDED = _kind(
+    "process_ended",
+    "process {id} has ended",
+    "There is nobody any more to get the signal.",
+    "`sandboxctl ps -a` shows with which status.",
+    grpc="NOT_FOUND",
+)
+
 # --- machines (vmm) ------------------------------------------------------------------------------------------------
 
 MACHINE_WRONG_STATE = _kind(

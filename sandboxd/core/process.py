@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from sandboxd.core.machine import Machine, MachineEnd
 from sandboxd.core.records import ExitRecord
 from sandboxd.core.streams import InputPump, OutputPump, Sink, Source
 
+_log = logging.getLogger(__name__)
 READ_MAX_BYTES = 256 << 10
 """agent.proto, ReadOutputRequest."""
 ERRNO_NAMES = {2: "no such file or directory", 8: "exec format error", 13: "permission denied", 20: "not a directory"}
@@ -138,7 +140,17 @@ class Process:
         pumps: list[asyncio.Future[None]],
         waited: asyncio.Future[agent_pb2.WaitResponse],
     ) -> None:
-        record = await self._await_end(launched, waited)
+        """Whatever happens here, the process ends and its waiters are told: nobody else would tell them."""
+        try:
+            record = await self._await_end(launched, waited)
+            await self._see_out(record, pumps)
+        except Exception as error:
+            _log.exception("following process %s failed", self.id)
+            record = ExitRecord(self.id, KILLED_STATUS, unix_ns(), "agent_lost", f"The shim failed: {error!r}.")
+        self._finish(record)
+
+    async def _see_out(self, record: ExitRecord, pumps: list[asyncio.Future[None]]) -> None:
+        """Its output from the guest to its sinks; then nothing of it is left to do."""
         await self._input.stop()
         for pump in self._outputs.values():
             pump.last_call()
@@ -149,7 +161,6 @@ class Process:
         self.read_out.set()
         await self._on_ended(self, record)
         await asyncio.gather(*pumps)
-        self._finish(record)
 
     async def _await_end(
         self, launched: asyncio.Future[int], waited: asyncio.Future[agent_pb2.WaitResponse]

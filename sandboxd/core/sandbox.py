@@ -15,7 +15,10 @@ from sandboxd.base.clock import monotonic_ns, unix_ns
 from sandboxd.base.errors import (
     CONTAINER_EXISTS,
     CONTAINER_NOT_FOUND,
+    GUEST_WRONG_STATE,
+    MACHINE_DIED,
     MACHINE_FIXED,
+    PROCESS_ENDED,
     SandboxdError,
 )
 from sandboxd.base.ids import parse_id
@@ -191,13 +194,20 @@ class Sandbox:
         return process
 
     async def kill(self, container_id: str, exec_id: str, number: int, *, all_processes: bool) -> None:
-        """Sends a signal. A process that was not started yet ends by it, whatever the signal."""
+        """Sends a signal; raises process_ended. A process that was not started yet ends by it, whatever the signal."""
         process = self.process(container_id, exec_id)
         if process.lifecycle.state is State.CREATED:
             await self._discard(process, number)
             return
-        process.lifecycle.require(State.RUNNING, State.PAUSED, operation="signal")
-        await process.signal(number, all_processes=all_processes)
+        try:
+            if process.lifecycle.state is not State.STOPPED:
+                await process.signal(number, all_processes=all_processes)
+                return
+        except SandboxdError as error:
+            # It ended in the guest, which is still being told here; or its machine did, which is the same to a killer.
+            if error.kind not in (GUEST_WRONG_STATE, MACHINE_DIED):
+                raise
+        raise SandboxdError(PROCESS_ENDED, id=process.id)
 
     async def _discard(self, process: Process, number: int) -> None:
         """Ends a process that never ran."""
@@ -301,8 +311,12 @@ class Sandbox:
         if not process.is_init:
             return
         others = [other for id_, other in self._containers.items() if id_ != process.container_id]
-        if not any(other.init.lifecycle.state in ALIVE for other in others):
+        if any(other.init.lifecycle.state in ALIVE for other in others):
+            return
+        try:
             write_exit_record(self.spec.run_dir, record)
+        except OSError:  # whoever waits is told all the same; only a daemon that is not there now will not know
+            _log.exception("how the sandbox ended could not be written down")
 
     async def _follow_machine(self, machine: Machine) -> None:
         """What waits for its start can wait no longer when the machine has ended."""

@@ -253,6 +253,11 @@ async def _wrong_calls(box: Box) -> None:
     assert await code(client.resume()) == "sandbox_wrong_state"
     assert await code(client.start("no-such")) == "container_not_found"
     assert await code(client.kill(0)) == "invalid_argument"
+    await client.exec("short", box.process("true"))
+    await client.start("short")
+    await client.wait_exit("short")
+    assert await code(client.kill(signal.SIGTERM, "short")) == "process_ended"
+    await client.delete("short")
     assert await code(client.kill(65)) == "invalid_argument"
     assert await code(client.resize(1 << 20, 1)) == "invalid_argument"
     assert await code(client.exec("../x", box.process("true"))) == "invalid_argument"
