@@ -108,6 +108,8 @@ def test_everything_mounted_is_unmounted_in_reverse() -> None:
         ((replace(DISK, target="sub"), EROFS, OVERLAY), "below the root"),
         ((*([EROFS] * 17), OVERLAY), "17 disks"),
         ((replace(DISK, source="disk.ext4"),), "absolute"),
+        ((replace(DISK, options=("rw",) * 129),), "at most 128 options"),
+        ((DISK, EROFS, overlay("lowerdir=" + ":" * 4096)), "of 4096 characters"),
         ((replace(DISK, options=("rw", "dax=always")),), "no such option"),
         ((replace(EROFS, options=("ro", "device=/x")), OVERLAY), "no such option"),
         ((replace(DISK, options=("bind",)),), "no such option"),

@@ -69,13 +69,13 @@ def device_program(rules: Sequence[Rule]) -> bytes:
 
 def _effective(rules: Sequence[Rule]) -> list[Rule]:
     """Last first, cut after the one that decides everything, without repetitions and rules that name no access."""
-    effective: list[Rule] = []
+    effective: dict[Rule, None] = {}
     for rule in reversed(rules):
-        if rule.access and rule not in effective:
-            effective.append(rule)
+        if rule.access:
+            effective.setdefault(rule)
         if rule.matches_all:
             break
-    return effective
+    return list(effective)
 
 
 def _assemble(rules: Sequence[Rule]) -> bytes:

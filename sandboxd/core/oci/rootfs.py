@@ -35,6 +35,8 @@ _OVERLAY_FLAGS = re.compile(
 )
 _DISK_OPTIONS = re.compile(r"(?:loop|rw|ro|noload|norecovery|discard|nodiscard|errors=[a-z-]{1,12}|data=[a-z]{1,10})\Z")
 _OVERLAY_DATA_MAX = 4095
+_OPTIONS_MAX = 128
+_WORD_MAX = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ class Rootfs:
     def _expanded(self, where: str, word: str) -> str:
         """The option with its templates replaced. Only paths on the container's own disks are let through."""
         key, _, value = word.partition("=")
-        parts = [self._expanded_path(part) for part in re.split(r":(?![^{]*\}\})", value)]
+        parts = [self._expanded_path(part) for part in value.split(":")]
         if any(part is None for part in parts):
             self._refuse(
                 where, word, "its paths have to lie on the container's own disks: {{ mount N }} or {{ overlay A B }}"
@@ -171,6 +173,10 @@ def _why_not(mounts: Sequence[RootfsMount], read_only: bool) -> str:
     *others, last = mounts
     if len(others) > DRIVES_MAX:
         return f"it has {len(others)} disks; a machine has room for {DRIVES_MAX}"
+    if any(
+        len(mount.options) > _OPTIONS_MAX or any(len(word) > _WORD_MAX for word in mount.options) for mount in mounts
+    ):
+        return f"a mount has at most {_OPTIONS_MAX} options of {_WORD_MAX} characters"
     if any(mount.target not in ("", "/") for mount in mounts):
         return "a mount below the root file system is not known here"
     if any(mount.type not in ("ext4", "erofs") for mount in others):

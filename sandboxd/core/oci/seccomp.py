@@ -49,6 +49,10 @@ _FLAGS = {
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 1 << 2,
 }
 
+RULES_MAX = 4096
+CONDITIONAL_RULES_MAX = 256
+"""docker's own profile has about 20. libseccomp's time grows with the third power of their number: 256 take 0.1 s."""
+
 _INSTRUCTION = struct.Struct("=HBBI")
 _LOAD = 0x20  # BPF_LD | BPF_W | BPF_ABS
 _JUMP_EQUAL = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
@@ -133,16 +137,32 @@ def _program(profile: Seccomp) -> bytes:
     """Cached: every exec of a container compiles the same profile."""
     default = _action(profile.default_action, profile.default_errno_ret)
     tokens = _runnable(profile)
-    rules = [rule for syscall in profile.syscalls or () for rule in _rules(syscall, default)]
+    rules = _all_rules(profile, default)
     try:
         program = libseccomp.compile_filter(default, tokens, rules)
     except OSError as error:
         raise SandboxdError(SECCOMP_PROFILE_INVALID, reason=f"libseccomp: {error.strerror}") from error
     program = _unknown_calls_stub(profile, default, tokens) + program
     if len(program) > libseccomp.FILTER_BYTES_MAX:
-        reason = f"It makes {len(program) // 8} BPF instructions; the kernel takes {libseccomp.FILTER_BYTES_MAX // 8}."
-        raise SandboxdError(SECCOMP_PROFILE_INVALID, reason=reason)
+        raise _too_large(len(program) // 8, "BPF instructions", libseccomp.FILTER_BYTES_MAX // 8)
     return program
+
+
+def _all_rules(profile: Seccomp, default: int) -> list[Rule]:
+    """Each once, in order. Raises `seccomp_profile_invalid` for more than libseccomp digests in a reasonable time."""
+    rules: dict[Rule, None] = {}
+    for syscall in profile.syscalls or ():
+        rules.update(dict.fromkeys(_rules(syscall, default)))
+        if len(rules) > RULES_MAX:
+            raise _too_large(len(rules), "rules", RULES_MAX)
+    conditional = sum(bool(rule.conditions) for rule in rules)
+    if conditional > CONDITIONAL_RULES_MAX:
+        raise _too_large(conditional, "rules with conditions on arguments", CONDITIONAL_RULES_MAX)
+    return list(rules)
+
+
+def _too_large(count: int, what: str, limit: int) -> SandboxdError:
+    return SandboxdError(SECCOMP_PROFILE_INVALID, reason=f"It makes {count} {what}; at most {limit} are taken.")
 
 
 def _action(name: str, errno_ret: int | None) -> int:

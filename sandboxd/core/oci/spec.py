@@ -12,11 +12,12 @@ from typing import Annotated, TypeVar
 from pydantic import Field, ValidationError
 
 from sandboxd.core.oci.findings import Findings
-from sandboxd.core.oci.model import LIST_MAX, Record, Text, Word
+from sandboxd.core.oci.model import Record, Text, Word
 from sandboxd.core.oci.spec_linux import IdMapping, Linux, Resources, Seccomp
 from sandboxd.core.oci.spec_process import Process
 
 CONFIG_MAX_BYTES = 4 << 20
+MOUNTS_MAX = 512
 _VERSION = re.compile(r"1\.\d{1,4}\.\d{1,4}(?:[-+][0-9A-Za-z.+-]{1,64})?\Z")
 
 
@@ -58,7 +59,7 @@ class Spec(Record):
     root: Root | None = None
     hostname: Annotated[str, Field(max_length=64, pattern=r"^[^\x00/]*$")] = ""
     domainname: Annotated[str, Field(max_length=64, pattern=r"^[^\x00/]*$")] = ""
-    mounts: Annotated[tuple[Mount, ...], Field(max_length=LIST_MAX)] | None = None
+    mounts: Annotated[tuple[Mount, ...], Field(max_length=MOUNTS_MAX)] | None = None
     hooks: Hooks | None = None
     annotations: dict[Word, Text] | None = None
     linux: Linux | None = None
