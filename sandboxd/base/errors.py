@@ -268,15 +268,6 @@ SHIM_TIMEOUT = _kind(
     grpc="DEADLINE_EXCEEDED",
     retryable=True,
 )
-STILL_HELD = _kind(
-    "still_held",
-    "not everything of sandbox {id} could be removed",
-    "{reason}",
-    "Restart sandboxd, which tries again at its start: `systemctl restart sandboxd`.",
-    blame=Blame.HOST,
-    grpc="INTERNAL",
-    retryable=True,
-)
 CGROUP_UNUSABLE = _kind(
     "cgroup_unusable",
     "the control group {cgroup} cannot be set up",
