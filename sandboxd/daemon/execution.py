@@ -134,7 +134,7 @@ class Executions:
         try:
             return await asyncio.shield(ended)
         except SandboxdError:
-            return (await asyncio.shield(live.ended)).to_api()
+            return (await live.exit()).to_api()
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from sandboxd.base.errors import SANDBOX_WRONG_STATE, SandboxdError
+from sandboxd.base.errors import SANDBOX_NOT_FOUND, SANDBOX_WRONG_STATE, SandboxdError
 from sandboxd.daemon.records import Exit
 from sandboxd.shim.launch import ShimClient
 from sandboxd.telemetry.stages import StageRecorder
@@ -43,6 +43,15 @@ class Live:
                 SANDBOX_WRONG_STATE, operation=operation, id=self.id, state="creating", needed="created or running"
             )
         return self.shim
+
+    async def exit(self) -> Exit:
+        """How it ended. Raises sandbox_not_found when it was never whole: its making failed."""
+        try:
+            return await asyncio.shield(self.ended)
+        except asyncio.CancelledError:
+            if self.ended.cancelled():
+                raise SandboxdError(SANDBOX_NOT_FOUND, id=self.id) from None
+            raise
 
     async def wait_ended(self, timeout_s: float | None = None) -> bool:
         """True when it has ended within that time."""

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, cast
 
+from sandboxd.base.errors import SandboxdError
 from sandboxd.core.config import Config
 from sandboxd.core.files import read_bounded, write_atomically
 from sandboxd.daemon.host import boot_id
@@ -72,6 +73,14 @@ class Machines:
         """(driver, acceleration, reason) of what `auto` or the configured driver comes out as."""
         virtualisation = await asyncio.shield(self._virtualisation())
         return select(self._config.machine.driver, virtualisation)
+
+    async def kernel(self) -> str:
+        """The file that guests boot by default; "" when there is none yet."""
+        try:
+            guest = await asyncio.to_thread(prepare_guest, self._paths.data_dir, self._config.machine.kernel)
+        except SandboxdError:
+            return ""
+        return f"{guest.kernel} ({guest.release})" if guest.release else str(guest.kernel)
 
     async def close(self) -> None:
         if self._probe and not self._probe.done():

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ from sandboxd import __version__
 from sandboxd.base.errors import DAEMON_ALREADY_RUNNING, DAEMON_DIRECTORY_UNUSABLE, SandboxdError
 from sandboxd.core.files import write_atomically
 from sandboxd.daemon.paths import Paths
+
+ENDING_TIMEOUT_S = 10.0
+"""For a daemon that holds the lock and has no pid file: it is ending, or beginning."""
 
 _log = logging.getLogger(__name__)
 
@@ -26,9 +30,7 @@ def only_one(paths: Paths) -> Iterator[None]:
     except OSError as error:
         raise SandboxdError(DAEMON_DIRECTORY_UNUSABLE, path=paths.lock_file, reason=f"{error.strerror}.") from None
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock(fd, ENDING_TIMEOUT_S if not paths.pid_file.exists() else 0):
             raise SandboxdError(DAEMON_ALREADY_RUNNING, pid=_holder(paths.pid_file), lock=paths.lock_file) from None
         yield
     finally:
@@ -62,6 +64,30 @@ def notify(state: str) -> None:
             sender.send(state.encode())
     except OSError as error:
         _log.warning("%s could not be told to %s: %s", state, address, error)
+
+
+def _lock(fd: int, timeout_s: float) -> bool:
+    """Takes the lock, or waits so long for it. From the main thread: flock(2) has no time limit but a signal's."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        if not timeout_s:
+            return False
+
+    def give_up(number: int, frame: object) -> None:
+        raise TimeoutError
+
+    previous = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, timeout_s)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        return True
+    except TimeoutError:
+        return False
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
 
 
 def _holder(path: Path) -> str:

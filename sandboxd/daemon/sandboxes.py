@@ -141,6 +141,7 @@ class Sandboxes:
         live = self._live.get(sandbox_id)
         if live is None:
             return
+        live.require_shim("stop")
         record = self._record(sandbox_id)
         if record.state in (State.RUNNING, State.PAUSED):
             number = parse_signal(record.parsed_config().stop_signal) or signal.SIGTERM
@@ -204,7 +205,7 @@ class Sandboxes:
         """Until it has ended and been cleaned up."""
         live = self._live.get(sandbox_id)
         if live:
-            return await asyncio.shield(live.ended)
+            return await live.exit()
         record = self._record(sandbox_id)
         return record.exit or Exit(KILLED_STATUS, record.created_unix_ns, "shim_died")
 

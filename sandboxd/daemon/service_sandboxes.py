@@ -84,7 +84,7 @@ class SandboxesService(api_grpc.SandboxesServicer):
             await session.run(messages, context)
         finally:
             await session.close()
-        exit_ = await asyncio.shield(live.ended)
+        exit_ = await live.exit()
         await context.write(api.ProcessOutput(stages=api.Stages(stages=live.stages.stages())))
         await context.write(api.ProcessOutput(exit=exit_.to_api()))
 
@@ -153,7 +153,7 @@ class SandboxesService(api_grpc.SandboxesServicer):
             await session.run(messages, context)
         finally:
             await session.close()
-        exit_ = await asyncio.shield(live.ended)
+        exit_ = await live.exit()
         await context.write(api.ProcessOutput(exit=exit_.to_api()))
 
     async def Exec(self, requests: AsyncIterator[api.RunRequest], context: Context) -> None:

@@ -57,7 +57,7 @@ class SystemService(api_grpc.SystemServicer):
             subnet=self._networks.subnet(),
             data_dir=str(self._config.data_dir),
             run_dir=str(self._config.run_dir),
-            kernel=str(self._config.machine.kernel or ""),
+            kernel=await self._machines.kernel(),
         )
 
     async def Shutdown(self, request: api.ShutdownRequest, context: Context) -> api.ShutdownResponse:

@@ -54,6 +54,7 @@ def test_every_key_can_be_set_and_is_in_base_units() -> None:
         max_bytes = "1M"
         [limits]
         sandboxes = 7
+        starts = 3
         """,
         FILE,
     )
