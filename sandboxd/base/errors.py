@@ -158,7 +158,8 @@ TOO_MANY_SANDBOXES = _kind(
     "too_many_sandboxes",
     "no room for another sandbox",
     "{count} sandboxes are alive and the limit is {limit}.",
-    "End one with `sandboxctl stop ID`, or raise `sandboxes` below `[limits]` in the configuration and restart sandboxd.",
+    "End one with `sandboxctl stop ID`, or raise `sandboxes` below `[limits]` in the "
+    "configuration, and restart sandboxd.",
     blame=Blame.HOST,
     grpc="RESOURCE_EXHAUSTED",
     retryable=True,

@@ -58,9 +58,7 @@ def parse_port_spec(text: str) -> tuple[PortRequest, ...]:
     guests = _ports(text, match["guest"])
     hosts = _ports(text, match["host"]) if match["host"] else (0,) * len(guests)
     if len(hosts) != len(guests):
-        raise _invalid(
-            text, f"the ranges differ in length: {len(hosts)} host ports, {len(guests)} guest ports"
-        )
+        raise _invalid(text, f"the ranges differ in length: {len(hosts)} host ports, {len(guests)} guest ports")
     if len(hosts) > 1 and hosts[0] == 0 and hosts[1] != 0:
         raise _invalid(text, "a range starts at port 1 or higher")
     bind, protocol = match["bind"] or "", match["protocol"] or ""

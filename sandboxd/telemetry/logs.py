@@ -33,7 +33,7 @@ class _Formatter(logging.Formatter):
 
 
 def _one_line(text: str) -> str:
-    """Control characters shown, not obeyed; a traceback's lines are indented, so that each record begins at column 0."""
+    """Control characters shown, not obeyed; further lines indented, so that a record begins at column 0."""
     shown = "".join(char if char.isprintable() or char == "\n" else f"\\x{ord(char):02x}" for char in text)
     return shown.replace("\n", "\n    ")
 

@@ -1,4 +1,4 @@
-"""The stages of a start: names with a begin and an end on the host's one monotonic clock, in whatever process they ran."""
+"""The stages of a start: names with a begin and an end on the host's one monotonic clock, in whatever process."""
 
 from __future__ import annotations
 
