@@ -1,4 +1,4 @@
-"""Generates sandboxd/api from proto/, and the agent's C from the two files that it speaks: `python tools/generate.py [OUT]`.
+"""Generates sandboxd/api from proto/: `python tools/generate.py [OUT]`.
 
 With OUT, writes there instead of the checkout: the freshness test compares the two.
 """

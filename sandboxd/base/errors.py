@@ -301,12 +301,6 @@ MEMORY_TOO_SMALL = _kind(
     "This guest kernel and initrd need at least {limit_mib} MiB.",
     "Ask for more: `sandboxctl run --memory {limit_mib}M IMAGE`.",
 )
-MACHINE_TOO_LARGE = _kind(
-    "machine_too_large",
-    "the machine asked for is too large: {value}",
-    "The limit is {limit}.",
-    "Ask for less: `sandboxctl run --cpus N --memory SIZE IMAGE`.",
-)
 VMM_MISSING = _kind(
     "vmm_missing",
     "{program} is not installed",
@@ -611,14 +605,15 @@ SUBNET_COLLISION = _kind(
     "subnet_collision",
     "the subnet {subnet} is taken",
     "This host already has {other}.",
-    'Set another one in the configuration, [network] subnet = "10.210.0.0/16", or let sandboxd choose: subnet = "auto".',
+    'Set another in the configuration, [network] subnet = "10.210.0.0/16", or let sandboxd choose: subnet = "auto".',
     grpc="FAILED_PRECONDITION",
 )
 SUBNET_NONE_FREE = _kind(
     "subnet_none_free",
     "no free subnet for the sandboxes",
     "Every private network that sandboxd would take overlaps one of this host's routes or addresses.",
-    'Give it one that may be used: [network] subnet = "A.B.C.D/20" in the configuration. `ip route show table all` lists the routes.',
+    'Give it one that may be used: [network] subnet = "A.B.C.D/20" in the configuration. '
+    "`ip route show table all` lists the routes.",
     grpc="FAILED_PRECONDITION",
 )
 NETWORK_FULL = _kind(
