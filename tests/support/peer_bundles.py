@@ -581,6 +581,30 @@ def _combinations() -> list[Bundle]:
             look,
         ),
         Bundle(
+            "privileged",
+            generated(privileged=True),
+            ("list:/dev", "call:mount", "call:unshare_nothing", "open:b:254:0", "path:/proc/sys/kernel/hostname"),
+            expected={
+                "status.CapEff": "000001ffffffffff",
+                "status.Seccomp": "0",
+                "call.mount": "EFAULT",
+                "mount./dev.type": "a device of the machine",
+                "mount./sys.options": "nodev,noexec,nosuid,relatime,rw",
+                "list./dev/null": "c 0666 0:0 1:3",
+                "list./dev/stdin": "l /proc/self/fd/0",
+                "device.b:254:0": "mknod allowed read allowed write allowed",
+                "path./proc/sys/kernel/hostname.write": "yes",
+            },
+            without_peer="its /dev would be this host's own",
+        ),
+        Bundle(
+            "volumes of an image",
+            put(annotations={"dev.sandboxd.directories": "/data\n/new/volume"}),
+            ("path:/data", "path:/new/volume"),
+            expected={"path./data": "d 0750 5:6", "path./new/volume": "d 0755 0:0"},
+            without_peer="docker makes them before the runtime sees the bundle",
+        ),
+        Bundle(
             "much at once",
             both(
                 put(
