@@ -39,7 +39,7 @@ static int set_limits(pid_t pid, const Process *spec) {
     return 0;
 }
 
-static int set_scheduler(pid_t pid, const Sandboxd__Agent__V1__Scheduler *scheduler) {
+static int set_scheduler(pid_t pid, const MESSAGE(Scheduler) * scheduler) {
     struct scheduling attributes = {
         .size = sizeof attributes,
         .policy = scheduler->policy,
@@ -163,8 +163,8 @@ static int load_seccomp(const Process *spec) {
 // Without no_new_privileges a filter needs CAP_SYS_ADMIN, so it is loaded before the last capset; with it, as late as
 // possible, so that the filter need not allow what happens here.
 static int give_up_rights(const Process *spec) {
-    static const Sandboxd__Agent__V1__Capabilities none = SANDBOXD__AGENT__V1__CAPABILITIES__INIT;
-    const Sandboxd__Agent__V1__Capabilities *wanted = spec->capabilities ? spec->capabilities : &none;
+    static const MESSAGE(Capabilities) none = SANDBOXD__AGENT__V1__CAPABILITIES__INIT;
+    const MESSAGE(Capabilities) *wanted = spec->capabilities ? spec->capabilities : &none;
     uint64_t admin = (uint64_t)1 << CAP_SYS_ADMIN;
     bool early = spec->seccomp.len && !spec->no_new_privileges;
     if (drop_bounding(wanted->bounding) < 0 || set_ids(spec) < 0) return -1;

@@ -4,8 +4,9 @@
 
 #include <dirent.h>
 #include <poll.h>
-#include <sys/socket.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 
 #define PORT_NAME "agent"
 #define PORT_TIMEOUT_MS 30000
@@ -53,12 +54,10 @@ static int open_stdio(void) {
 }
 
 static int load_module(const char *path) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    SCOPED int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return fault_call("open", path);
-    int status = sys_finit_module(fd) < 0 && errno != EEXIST ? fault_call("finit_module", path) : 0;
-    close(fd);
     unlink(path);  // the initramfs is memory
-    return status;
+    return syscall(SYS_finit_module, fd, "", 0) < 0 && errno != EEXIST ? fault_call("finit_module", path) : 0;
 }
 
 // /modules: one path a line, in the order of their dependencies. A kernel with everything built in has no such file.

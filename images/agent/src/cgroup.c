@@ -1,7 +1,6 @@
 // cgroup v2: one cgroup for each container, its files read raw, its events waited for.
 #include "agent.h"
 
-#include <ctype.h>
 #include <dirent.h>
 #include <linux/bpf.h>
 #include <sys/epoll.h>
@@ -9,12 +8,9 @@
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 
-#define DEPTH_MAX 64       // a container may make cgroups of its own, but not make us recurse for ever
-#define PIDS_MAX 65536
+#define DEPTH_MAX 64  // a container may make cgroups of its own, but not make us recurse for ever
 #define STATISTIC_SIZE_MAX 16384
 #define DEVICE_PROGRAM_MAX 4096
-
-// --- boot ---
 
 // Every controller that the kernel has, for all cgroups below. Who makes a cgroup in between passes them on.
 int cgroup_mount(void) {
@@ -26,40 +22,34 @@ int cgroup_mount(void) {
         return fault_call("read", "/sys/fs/cgroup/cgroup.controllers");
     for (char *rest = names, *name; (name = strtok_r(rest, " \n", &rest));)
         size += snprintf(wanted + size, sizeof wanted - size, "+%s ", name);
-    if (size && write_file(AT_FDCWD, "/sys/fs/cgroup/cgroup.subtree_control", wanted, size) < 0)
-        return fault_call("write", "/sys/fs/cgroup/cgroup.subtree_control");
-    return 0;
+    return checked(write_file(AT_FDCWD, "/sys/fs/cgroup/cgroup.subtree_control", wanted, size), "write", "cgroup.subtree_control");
 }
 
 // --- one cgroup ---
 
+// Relative and without "." or ".."; empty: none.
 bool cgroup_path_valid(const char *path) {
-    if (!*path || *path == '/' || strlen(path) > 1024) return false;
-    for (const char *name = path; name; name = strchr(name, '/') ? strchr(name, '/') + 1 : NULL) {
+    for (const char *name = path; *path && name; name = strchr(name, '/') ? strchr(name, '/') + 1 : NULL) {
         size_t size = strcspn(name, "/");
-        if (!size || !strncmp(name, ".", size) || (size == 2 && !strncmp(name, "..", 2))) return false;
+        if (!size || (size <= 2 && !strncmp(name, "..", size)) || size > 255) return false;
     }
     return true;
 }
 
 int cgroup_attach_device_filter(int cgroup_fd, ProtobufCBinaryData program) {
-    union bpf_attr load = {.prog_type = BPF_PROG_TYPE_CGROUP_DEVICE};
+    union bpf_attr load = {.prog_type = BPF_PROG_TYPE_CGROUP_DEVICE}, attach = {0};
     if (program.len % sizeof(struct bpf_insn) || program.len / sizeof(struct bpf_insn) > DEVICE_PROGRAM_MAX)
         return fault(CODE_INVALID_ARGUMENT, "the device filter is not 1 to %d instructions", DEVICE_PROGRAM_MAX);
     load.insns = (uintptr_t)program.data;
     load.insn_cnt = program.len / sizeof(struct bpf_insn);
     load.license = (uintptr_t) "Apache-2.0";
-    int fd = syscall(SYS_bpf, BPF_PROG_LOAD, &load, sizeof load);
+    SCOPED int fd = syscall(SYS_bpf, BPF_PROG_LOAD, &load, sizeof load);
     if (fd < 0) return fault_call("bpf", "BPF_PROG_LOAD");
-    union bpf_attr attach = {0};
     attach.target_fd = cgroup_fd;
     attach.attach_bpf_fd = fd;
     attach.attach_type = BPF_CGROUP_DEVICE;
     attach.attach_flags = BPF_F_ALLOW_MULTI;
-    int status = syscall(SYS_bpf, BPF_PROG_ATTACH, &attach, sizeof attach);
-    if (status < 0) fault_call("bpf", "BPF_PROG_ATTACH");
-    close(fd);
-    return status;
+    return checked(syscall(SYS_bpf, BPF_PROG_ATTACH, &attach, sizeof attach), "bpf", "BPF_PROG_ATTACH");
 }
 
 // The number after "key " in a flat keyed file; -1 when it is not there.
@@ -70,208 +60,185 @@ static int64_t keyed(const char *text, const char *key) {
     return -1;
 }
 
-int cgroup_read_flag(struct container *container, const char *key) {
-    char text[256];
-    if (read_file(container->cgroup_fd, "cgroup.events", text, sizeof text) < 0) return -1;
-    return (int)keyed(text, key);
-}
-
 // Events files become ready again with each change after a read of the same open file (cgroup-v2.rst, "[Un]populated
-// Notification"). Reading here and waking whoever is held costs one look at each of them.
-static void on_event(struct watch *watch, uint32_t events) {
-    (void)events;
-    char text[512];
-    ssize_t got = pread(watch->fd, text, sizeof text, 0);
-    if (got >= 0) watch_arm(watch, EPOLLPRI);
-    something_changed();
+// Notification"), so the read that answers is the one that rearms.
+static void on_event(struct watch *watch) {
+    wake(watch->owner);
 }
 
-static int watch_file(struct container *container, struct watch *watch, const char *name) {
+static int64_t read_events(struct container *container, struct watch *watch, const char *name, const char *key) {
     char text[512];
-    if (watch->fd >= 0) return 0;
-    *watch = (struct watch){.fd = openat(container->cgroup_fd, name, O_RDONLY | O_CLOEXEC), .ready = on_event};
-    if (watch->fd < 0 || pread(watch->fd, text, sizeof text, 0) < 0) return fault_call("read", name);
-    return watch_arm(watch, EPOLLPRI);
+    if (container->cgroup_fd < 0) return -1;
+    if (watch->fd < 0) {
+        int fd = openat(container->cgroup_fd, name, O_RDONLY | O_CLOEXEC);
+        *watch = (struct watch){.fd = fd, .ready = on_event, .owner = container};
+    }
+    ssize_t size = watch->fd < 0 ? -1 : pread(watch->fd, text, sizeof text - 1, 0);
+    if (size < 0 || watch_arm(watch, EPOLLPRI) < 0) return -1;
+    text[size] = 0;
+    return keyed(text, key);
 }
 
-int cgroup_watch_events(struct container *container) {
-    return watch_file(container, &container->cgroup_events, "cgroup.events");
+int cgroup_flag(struct container *container, const char *key) {
+    return (int)read_events(container, &container->cgroup_events, "cgroup.events", key);
+}
+
+uint64_t cgroup_oom_kills(struct container *container) {
+    int64_t kills = read_events(container, &container->memory_events, "memory.events", "oom_kill");
+    return kills < 0 ? 0 : kills;
 }
 
 void cgroup_kill(struct container *container) {
     if (container->cgroup_fd >= 0) write_file(container->cgroup_fd, "cgroup.kill", "1", 1);
 }
 
-uint64_t cgroup_oom_kills(struct container *container) {
-    char text[512];
-    if (container->cgroup_fd < 0 || read_file(container->cgroup_fd, "memory.events", text, sizeof text) < 0) return 0;
-    int64_t kills = keyed(text, "oom_kill");
-    return kills < 0 ? 0 : kills;
-}
-
 // The cgroup that a process is in now.
 int cgroup_open_of(pid_t pid) {
-    char path[32], text[4200];
+    char path[32], text[4200], *line;
     snprintf(path, sizeof path, "%d/cgroup", (int)pid);
-    if (read_file(agent.proc_fd, path, text, sizeof text) < 0) return fault_call("read", path);
-    char *line = strstr(text, "0::/");
-    if (!line) return fault(CODE_INTERNAL, "process %d is in no cgroup", (int)pid);
+    if (read_file(agent.proc_fd, path, text, sizeof text) < 0 || !(line = strstr(text, "0::/"))) return -1;
     line[strcspn(line, "\n")] = 0;
-    int fd = openat(agent.cgroup_fd, line[4] ? line + 4 : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    return fd < 0 ? fault_call("open", line) : fd;
+    return openat(agent.cgroup_fd, line[4] ? line + 4 : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 }
 
 // --- trees of cgroups ---
 
-// Calls visit for each cgroup below and including fd, the deepest first. Closes fd.
-static int walk(int fd, int depth, int (*visit)(int fd, void *data), int (*left)(int parent, const char *name), void *data) {
+struct visitor {
+    int (*visit)(struct visitor *visitor, int fd);                      // each cgroup
+    int (*leave)(struct visitor *visitor, int parent, const char *name);  // each below the first, after those below it
+    struct arena *arena;
+    uint32_t *pids;
+    size_t count;
+    int number;
+};
+
+static int walk(struct visitor *visitor, int fd, int depth) {
     DIR *directory = depth < DEPTH_MAX ? fdopendir(fd) : NULL;
     if (!directory) {
         close(fd);
-        return fault(CODE_INTERNAL, "cgroups are nested more than %d deep", DEPTH_MAX);
+        return fault(CODE_INTERNAL, "cgroups are nested over %d deep, or memory is short", DEPTH_MAX);
     }
-    int status = 0;
+    int status = visitor->visit ? visitor->visit(visitor, fd) : 0;
     for (struct dirent *entry; status == 0 && (entry = readdir(directory));) {
         if (entry->d_type != DT_DIR || !strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..")) continue;
         int child = openat(fd, entry->d_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         if (child < 0) continue;  // gone meanwhile
-        status = walk(child, depth + 1, visit, left, data);
-        if (status == 0 && left) status = left(fd, entry->d_name);
+        status = walk(visitor, child, depth + 1);
+        if (status == 0 && visitor->leave) status = visitor->leave(visitor, fd, entry->d_name);
     }
-    if (status == 0 && visit) status = visit(fd, data);
     closedir(directory);
     return status;
 }
 
-static int remove_child(int parent, const char *name) {
+static int remove_one(struct visitor *visitor UNUSED, int parent, const char *name) {
     return unlinkat(parent, name, AT_REMOVEDIR) < 0 && errno != ENOENT ? fault_call("rmdir", name) : 0;
 }
 
 int cgroup_remove(const char *path) {
-    int fd = openat(agent.cgroup_fd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0) return errno == ENOENT ? 0 : fault_call("open", path);
-    if (walk(fd, 0, NULL, remove_child, NULL) < 0) return -1;
-    return unlinkat(agent.cgroup_fd, path, AT_REMOVEDIR) < 0 ? fault_call("rmdir", path) : 0;
+    struct visitor visitor = {.leave = remove_one};
+    int fd = *path ? openat(agent.cgroup_fd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+    if (fd < 0) return 0;  // it never got as far
+    return walk(&visitor, fd, 0) < 0 ? -1 : remove_one(&visitor, agent.cgroup_fd, path);
 }
 
-static int take_pid(struct pid_list *list, uint32_t pid) {
-    if (list->count >= PIDS_MAX) return fault(CODE_RESOURCE_EXHAUSTED, "the container has over %d processes", PIDS_MAX);
-    if (list->count % 256 == 0) {
-        uint32_t *pids = realloc(list->pids, (list->count + 256) * sizeof *pids);
-        if (!pids) return fault_memory();
-        list->pids = pids;
-    }
-    list->pids[list->count++] = pid;
-    return 0;
-}
-
-static int take_pids(int fd, void *data) {
-    struct pid_list *list = data;
+// Pids of one cgroup into the arena, where nothing else is put meanwhile.
+static int take_pids(struct visitor *visitor, int fd) {
+    char *text = malloc(1 << 20);
+    ssize_t size = text ? read_file(fd, "cgroup.procs", text, 1 << 20) : -1;  // fails in a threaded one: listed above it
     int status = 0;
-    int procs = openat(fd, "cgroup.procs", O_RDONLY | O_CLOEXEC);
-    FILE *file = procs < 0 ? NULL : fdopen(procs, "r");
-    if (!file) {
-        close_fd(&procs);
-        return 0;  // gone, or a threaded cgroup: its processes are listed above
+    for (char *at = text, *end; size > 0 && status == 0 && *at; at = end + 1) {
+        uint32_t pid = strtoul(at, &end, 10), *place = arena_take(visitor->arena, 4 * sizeof pid);
+        if (*end != '\n') break;
+        if (!place) status = fault(CODE_RESOURCE_EXHAUSTED, "the container has over %zu processes", visitor->count);
+        if (place && visitor->number && pid) kill((pid_t)pid, visitor->number);
+        if (place && !visitor->pids) visitor->pids = place;
+        if (place) visitor->pids[visitor->count++] = pid;
     }
-    for (unsigned pid; status == 0 && fscanf(file, "%u", &pid) == 1;) status = take_pid(list, pid);
-    fclose(file);
+    free(text);
     return status;
 }
 
-int cgroup_pids(struct container *container, struct pid_list *list) {
-    int fd = openat(container->cgroup_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    return fd < 0 ? fault_call("open", container->plan->cgroup) : walk(fd, 0, take_pids, NULL, list);
+// Signals (or with 0 lists) every process of the container's cgroup and of those below it.
+static int each_pid(struct visitor *visitor, struct request *request, struct container *container) {
+    int fd = container->cgroup_fd < 0 ? -1 : openat(container->cgroup_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) return fault(CODE_FAILED_PRECONDITION, "container %s has no cgroup", container->id);
+    visitor->visit = take_pids;
+    visitor->arena = &request->arena;
+    return walk(visitor, fd, 0);
 }
 
-// --- calls ---
+int cgroup_signal(struct request *request, struct container *container, int number) {
+    struct visitor visitor = {.number = number};
+    if (number != SIGKILL || container->cgroup_fd < 0) return each_pid(&visitor, request, container);
+    cgroup_kill(container);
+    return 0;
+}
 
-enum outcome handle_list_processes(struct request *request, const Sandboxd__Agent__V1__ListProcessesRequest *message) {
+HANDLER(ListProcesses, list_processes) {
+    MESSAGE(ListProcessesResponse) response = SANDBOXD__AGENT__V1__LIST_PROCESSES_RESPONSE__INIT;
+    struct visitor visitor = {0};
     (void)message;
-    Sandboxd__Agent__V1__ListProcessesResponse response = SANDBOXD__AGENT__V1__LIST_PROCESSES_RESPONSE__INIT;
-    struct container *container = request->container;
-    if (container->cgroup_fd < 0) return fault(CODE_FAILED_PRECONDITION, "container %s has no cgroup", container->id);
-    struct pid_list list = {0};
-    int status = cgroup_pids(container, &list);
-    response.n_pids = list.count;
-    response.pids = list.pids;
-    if (status == 0) answer(&request->call, &response.base);
-    free(list.pids);
-    return status < 0 ? FAILED : DONE;
+    if (each_pid(&visitor, request, request->container) < 0) return FAILED;
+    response.n_pids = visitor.count;
+    response.pids = visitor.pids;
+    answer(request->call, &response.base);
+    return DONE;
 }
 
-enum outcome handle_watch_oom(struct request *request, const Sandboxd__Agent__V1__WatchOomRequest *message) {
-    Sandboxd__Agent__V1__WatchOomResponse response = SANDBOXD__AGENT__V1__WATCH_OOM_RESPONSE__INIT;
-    struct container *container = request->container;
-    if (!container->ended && container->cgroup_fd < 0)
-        return fault(CODE_FAILED_PRECONDITION, "container %s has no cgroup", container->id);
-    if (!container->ended && watch_file(container, &container->memory_events, "memory.events") < 0) return FAILED;
-    response.oom_kills = cgroup_oom_kills(container);
-    if (response.oom_kills <= message->seen && !container->ended)
-        return hold(request, HOLD_FOR_EVER, "an OOM kill in container %.60s", container->id);
-    answer(&request->call, &response.base);
+HANDLER(WatchOom, watch_oom) {
+    MESSAGE(WatchOomResponse) response = SANDBOXD__AGENT__V1__WATCH_OOM_RESPONSE__INIT;
+    response.oom_kills = cgroup_oom_kills(request->container);
+    if (response.oom_kills <= message->seen && !container_ended(request->container))
+        return hold(request, request->container, FOR_EVER, "an OOM kill in container %.60s", request->container->id);
+    answer(request->call, &response.base);
     return DONE;
 }
 
 // --- statistics ---
 
-static const char *const cgroup_files[] = {
-    "cgroup.events", "cpu.max", "cpu.stat", "cpu.weight", "cpuset.cpus.effective", "io.stat", "memory.current",
-    "memory.events", "memory.high", "memory.low", "memory.max", "memory.peak", "memory.stat", "memory.swap.current",
-    "memory.swap.max", "pids.current", "pids.max",
-};
-#define CGROUP_FILE_COUNT (sizeof cgroup_files / sizeof *cgroup_files)
+typedef MESSAGE(StatsResponse__FilesEntry) FilesEntry;
 
-struct statistics {
-    struct request *request;
-    size_t count;
-    Sandboxd__Agent__V1__StatsResponse__FilesEntry entries[CGROUP_FILE_COUNT + 3], *pointers[CGROUP_FILE_COUNT + 3];
-};
-
-static void add_text(struct statistics *statistics, const char *key, const char *text, size_t size) {
-    char *copy = arena_take(&statistics->request->arena, size + 1);
+static void add_text(MESSAGE(StatsResponse) * response, struct arena *arena, const char *key, const char *text) {
+    FilesEntry *entry = arena_take(arena, sizeof *entry);
+    char *copy = entry ? arena_take(arena, strlen(text) + 1) : NULL;
     if (!copy) return;
-    for (size_t i = 0; i < size; i++) copy[i] = (unsigned char)text[i] < 0x7f ? text[i] : '?';  // names of interfaces
-    copy[size] = 0;
-    Sandboxd__Agent__V1__StatsResponse__FilesEntry *entry = &statistics->entries[statistics->count];
-    *entry = (Sandboxd__Agent__V1__StatsResponse__FilesEntry)SANDBOXD__AGENT__V1__STATS_RESPONSE__FILES_ENTRY__INIT;
+    *entry = (FilesEntry)SANDBOXD__AGENT__V1__STATS_RESPONSE__FILES_ENTRY__INIT;
     entry->key = (char *)key;
-    entry->value = copy;
-    statistics->pointers[statistics->count++] = entry;
+    entry->value = strcpy(copy, text);
+    for (; *copy; copy++)
+        if (*copy < 0) *copy = '?';  // interfaces may have any name, protobuf strings may not
+    response->files[response->n_files++] = entry;
 }
 
-static void add_file(struct statistics *statistics, const char *key, int dir, const char *path) {
+HANDLER(Stats, stats) {
+    static const char *const names[] = {
+        "cgroup.events", "cpu.max", "cpu.stat", "cpu.weight", "cpuset.cpus.effective", "io.stat", "memory.current",
+        "memory.events", "memory.high", "memory.low", "memory.max", "memory.peak", "memory.stat", "memory.swap.current",
+        "memory.swap.max", "pids.current", "pids.max", "net/dev", "meminfo",
+    };
+    static const size_t count = sizeof names / sizeof *names;
     static char text[STATISTIC_SIZE_MAX];
-    ssize_t size = read_file(dir, path, text, sizeof text);
-    if (size >= 0) add_text(statistics, key, text, size);
-}
-
-static void add_root(struct statistics *statistics, int root_fd) {
-    struct statfs root;
-    char text[128];
-    if (root_fd < 0 || fstatfs(root_fd, &root) < 0) return;
-    unsigned long long block = root.f_bsize;
-    int size = snprintf(text, sizeof text, "%llu %llu %llu %llu %llu", root.f_blocks * block, root.f_bfree * block,
-                        root.f_bavail * block, (unsigned long long)root.f_files, (unsigned long long)root.f_ffree);
-    add_text(statistics, "statfs", text, size);
-}
-
-enum outcome handle_stats(struct request *request, const Sandboxd__Agent__V1__StatsRequest *message) {
-    (void)message;
-    Sandboxd__Agent__V1__StatsResponse response = SANDBOXD__AGENT__V1__STATS_RESPONSE__INIT;
+    MESSAGE(StatsResponse) response = SANDBOXD__AGENT__V1__STATS_RESPONSE__INIT;
+    FilesEntry *entries[sizeof names / sizeof *names + 1];
     struct container *container = request->container;
-    struct statistics statistics = {.request = request};
-    for (size_t i = 0; container->cgroup_fd >= 0 && i < CGROUP_FILE_COUNT; i++)
-        add_file(&statistics, cgroup_files[i], container->cgroup_fd, cgroup_files[i]);
-    char path[32];
-    bool alive = container->init && !container->ended;
-    snprintf(path, sizeof path, "%d/net/dev", alive ? (int)container->init->pid : 1);
-    add_file(&statistics, "net/dev", agent.proc_fd, path);
-    add_file(&statistics, "meminfo", agent.proc_fd, "meminfo");
-    add_root(&statistics, container->root_fd);
+    struct statfs root;
+    char net[32];
+    (void)message;
+    snprintf(net, sizeof net, "%d/net/dev", container_ended(container) ? 1 : (int)container->init->pid);
+    response.files = entries;
+    for (size_t i = 0; i < count; i++) {
+        bool of_proc = i >= count - 2;
+        const char *path = i == count - 2 ? net : names[i];
+        if (read_file(of_proc ? agent.proc_fd : container->cgroup_fd, path, text, sizeof text) >= 0)
+            add_text(&response, &request->arena, names[i], text);
+    }
+    if (container->root_fd >= 0 && fstatfs(container->root_fd, &root) == 0) {
+        unsigned long long block = root.f_bsize;
+        snprintf(text, sizeof text, "%llu %llu %llu %llu %llu", root.f_blocks * block, root.f_bfree * block,
+                 root.f_bavail * block, (unsigned long long)root.f_files, (unsigned long long)root.f_ffree);
+        add_text(&response, &request->arena, "statfs", text);
+    }
     response.taken_unix_ns = wall_clock_ns();
-    response.n_files = statistics.count;
-    response.files = statistics.pointers;
-    answer(&request->call, &response.base);
+    answer(request->call, &response.base);
     return DONE;
 }

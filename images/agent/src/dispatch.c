@@ -1,61 +1,40 @@
-// From a frame's body to a handler: unpacks into an arena of bounded size, and runs held requests again when
-// something changed.
+// From a frame's body to a handler, and requests that wait to be run again.
 #include "agent.h"
 
-#define SERVICE "sandboxd.agent.v1.Agent"
-#define ARENA_SIZE_MAX (32u << 20)
-#define ARENA_CHUNK_SIZE (16u << 10)
-#define HELD_MAX 1024
+#include <stdarg.h>
 
-struct chunk {
-    struct chunk *next;
-    size_t size, used;
-    _Alignas(16) uint8_t data[];
-};
+#define SERVICE "sandboxd.agent.v1.Agent"
+// A message takes more memory than its frame: the smallest submessage is two bytes there, some hundred here.
+#define ARENA_SIZE(frame) (((size_t)(frame) * 64 < 48u << 20 ? (size_t)(frame) * 64 : 48u << 20) + 65536)
+#define HELD_MAX 4096
+#define HELD_BYTES_MAX (32u << 20)
 
 struct method {
     const char *name;
     const ProtobufCMessageDescriptor *type;
     enum outcome (*handle)(struct request *request);
+    const ProtobufCMessageDescriptor *response;
 };
-
 #define CALL(name, lower) \
     static enum outcome call_##lower(struct request *request) { \
-        return handle_##lower(request, (const Sandboxd__Agent__V1__##name##Request *)request->message); \
+        return handle_##lower(request, (const MESSAGE(name##Request) *)request->message); \
     }
 HANDLERS(CALL)
-
-static const struct method methods[] = {
-#define ROW(name, lower) {#name, &sandboxd__agent__v1__##lower##_request__descriptor, call_##lower},
-    HANDLERS(ROW)
-#undef ROW
-};
-
-static bool creates(const struct method *method) {
-    return method->type == &sandboxd__agent__v1__create_container_request__descriptor;
-}
+#define ROW(name, lower) \
+    {#name, &sandboxd__agent__v1__##lower##_request__descriptor, call_##lower, &sandboxd__agent__v1__##lower##_response__descriptor},
+static const struct method methods[] = {HANDLERS(ROW)};
 
 static struct request *held, **held_end = &held;
-static unsigned held_count;
-static bool changed;
+static size_t held_count, held_bytes;
+static bool any_woken;
 
-// --- memory of a request ---
+// --- memory ---
 
 void *arena_take(struct arena *arena, size_t size) {
-    if (size > arena->limit) return NULL;
-    size = (size + 15) & ~(size_t)15;
-    if (arena->used + size > arena->limit) return NULL;
-    struct chunk *chunk = arena->chunks;
-    if (!chunk || chunk->size - chunk->used < size) {
-        size_t room = size > ARENA_CHUNK_SIZE ? size : ARENA_CHUNK_SIZE;
-        chunk = malloc(sizeof *chunk + room);
-        if (!chunk) return NULL;
-        *chunk = (struct chunk){.next = arena->chunks, .size = room};
-        arena->chunks = chunk;
-    }
-    void *memory = chunk->data + chunk->used;
-    chunk->used += size;
-    arena->used += size;
+    if (size > arena->size - arena->used) return NULL;
+    void *memory = arena->memory + arena->used;
+    arena->used += (size + 15) & ~(size_t)15;
+    if (arena->used > arena->size) arena->used = arena->size;
     return memory;
 }
 
@@ -63,56 +42,67 @@ static void *arena_alloc(void *arena, size_t size) {
     return arena_take(arena, size);
 }
 
-static void arena_keep(void *arena, void *memory) {
-    (void)arena, (void)memory;  // goes with the arena
-}
+static void arena_keep(void *arena UNUSED, void *memory UNUSED) {}  // goes with the arena
 
 void request_free(struct request *request) {
     if (!request) return;
-    for (struct chunk *chunk = request->arena.chunks, *next; chunk; chunk = next) {
-        next = chunk->next;
-        free(chunk);
-    }
+    close_fd(&request->file);
+    if (request->keepers-- > 0) return;
+    free(request->arena.memory);
     free(request);
 }
 
 char *text_of(struct request *request, ProtobufCBinaryData bytes) {
-    if (bytes.len > 4095 || memchr(bytes.data ? bytes.data : (uint8_t *)"", 0, bytes.len)) {
+    if (bytes.len > 4095 || (bytes.len && memchr(bytes.data, 0, bytes.len))) {
         fault(CODE_INVALID_ARGUMENT, "a path is over 4095 bytes or holds a NUL");
         return NULL;
     }
     char *text = arena_take(&request->arena, bytes.len + 1);
-    if (!text) {
-        fault_memory();
-        return NULL;
-    }
+    if (!text) return fault_memory(), NULL;
     if (bytes.len) memcpy(text, bytes.data, bytes.len);
     text[bytes.len] = 0;
     return text;
 }
 
-// --- held requests ---
+// --- requests that wait ---
 
-enum outcome hold(struct request *request, unsigned timeout_ms, const char *format, ...) {
+enum outcome hold(struct request *request, const void *on, unsigned timeout_ms, const char *format, ...) {
+    va_list arguments;
     if (!request->deadline_ms) {
-        request->deadline_ms = timeout_ms == HOLD_FOR_EVER ? UINT64_MAX : monotonic_ms() + timeout_ms;
+        request->deadline_ms = timeout_ms == FOR_EVER ? UINT64_MAX : monotonic_ms() + timeout_ms;
     } else if (request->deadline_ms <= monotonic_ms()) {
         return fault(CODE_DEADLINE_EXCEEDED, "%s did not come about in time", request->why);
     }
-    if (held_count >= HELD_MAX) return fault(CODE_RESOURCE_EXHAUSTED, "more than %d calls are waiting", HELD_MAX);
-    va_list arguments;
+    if (held_count >= HELD_MAX || held_bytes > HELD_BYTES_MAX)
+        return fault(CODE_RESOURCE_EXHAUSTED, "%zu calls with %zu bytes are waiting", held_count, held_bytes);
     va_start(arguments, format);
     vsnprintf(request->why, sizeof request->why, format, arguments);
     va_end(arguments);
+    request->on = on;
+    request->woken = false;
     request->next = NULL;
     *held_end = request;
     held_end = &request->next;
     held_count++;
+    held_bytes += request->held_bytes = request->arena.used;
     return HELD;
 }
 
-void something_changed(void) {
-    changed = true;
+void wake(const void *on) {
+    for (struct request *request = held; request; request = request->next)
+        if (request->on == on) any_woken = request->woken = true;
+}
+
+// The helper process of a request was reaped. False: it is nobody's.
+bool wake_helper(pid_t pid, int status) {
+    for (struct request *request = held; request; request = request->next) {
+        if (request->helper != pid) continue;
+        request->helper = 0;
+        request->helper_status = status;
+        any_woken = request->woken = true;
+        return true;
+    }
+    return false;
 }
 
 void forget_held(void) {
@@ -121,29 +111,36 @@ void forget_held(void) {
         request_free(held);
     }
     held_end = &held;
-    held_count = 0;
+    held_count = held_bytes = 0;
 }
 
 int held_timeout_ms(void) {
-    uint64_t first = UINT64_MAX, now = monotonic_ms();
+    uint64_t first = UINT64_MAX;
     for (struct request *request = held; request; request = request->next)
         if (request->deadline_ms < first) first = request->deadline_ms;
     if (first == UINT64_MAX) return -1;
-    return first <= now ? 0 : first - now > 60000 ? 60000 : (int)(first - now);
+    uint64_t now = monotonic_ms();
+    if (first <= now) any_woken = true;
+    return first <= now ? 0 : (int)(first - now) + 1;
 }
 
 // --- running ---
 
+static bool creates(const struct request *request) {
+    return request->method->type == &sandboxd__agent__v1__create_container_request__descriptor;
+}
+
 // The value of a request's field container_id, or NULL.
 static const char *container_id_of(const struct request *request) {
-    const ProtobufCFieldDescriptor *field = protobuf_c_message_descriptor_get_field_by_name(request->method->type, "container_id");
+    const ProtobufCFieldDescriptor *field =
+        protobuf_c_message_descriptor_get_field_by_name(request->method->type, "container_id");
     return field ? *(char *const *)((const uint8_t *)request->message + field->offset) : NULL;
 }
 
-static bool creation_is_held(const char *id) {
+static const struct request *creator_of(const char *id) {
     for (const struct request *request = held; request; request = request->next)
-        if (creates(request->method) && !strcmp(container_id_of(request), id)) return true;
-    return false;
+        if (creates(request) && !strcmp(container_id_of(request), id)) return request;
+    return NULL;
 }
 
 // While a container is made or started, calls on it wait: that is what lets a host send CreateContainer,
@@ -151,34 +148,41 @@ static bool creation_is_held(const char *id) {
 static enum outcome find_container(struct request *request) {
     const char *id = container_id_of(request);
     request->container = NULL;
-    if (!id || creates(request->method)) return DONE;
+    if (!id || creates(request)) return DONE;
     request->container = container_find(id);
-    if (request->container ? container_busy(request->container) : creation_is_held(id))
-        return hold(request, HOLD_FOR_EVER, "the start of container %.60s", id);
+    const void *on = request->container ? (const void *)request->container : creator_of(id);
+    if (on && (!request->container || container_busy(request->container)))
+        return hold(request, on, FOR_EVER, "the start of container %.60s", id);
     return request->container ? DONE : FAILED;
 }
 
 static void run(struct request *request) {
     enum outcome outcome = find_container(request);
     if (outcome == DONE) outcome = request->method->handle(request);
-    if (outcome == FAILED) answer_fault(&request->call);
-    if (outcome == FAILED || outcome == DONE) request_free(request);
+    if (outcome == HELD) return;
+    if (outcome == FAILED) answer_fault(request->call);
+    if (outcome == EMPTY) answer(request->call, &(ProtobufCMessage){.descriptor = request->method->response});
+    if (creates(request)) wake(request);
+    request_free(request);
 }
 
+// The list is looked through from its head again after each: a handler may add to it and wake others of it.
 void run_held(void) {
-    while (changed) {
-        changed = false;
-        struct request *list = held;
-        held = NULL;
-        held_end = &held;
-        held_count = 0;
-        for (struct request *next; list; list = next) {
-            next = list->next;
-            // A Hello among them forgets the session that they belong to.
-            if (call_live(list->call))
-                run(list);
-            else
-                request_free(list);
+    while (any_woken) {
+        uint64_t now = monotonic_ms();
+        any_woken = false;
+        for (struct request **link = &held; *link;) {
+            struct request *request = *link;
+            if (request->woken || request->deadline_ms <= now) {
+                *link = request->next;
+                if (!*link) held_end = link;
+                held_count--;
+                held_bytes -= request->held_bytes;
+                run(request);
+                link = &held;
+            } else {
+                link = &request->next;
+            }
         }
     }
 }
@@ -204,18 +208,21 @@ static int unpack(struct request *request, const uint8_t *body, size_t size) {
 }
 
 void dispatch(struct call call, const uint8_t *body, size_t size) {
+    run_held();  // who came first is served first
     struct request *request = calloc(1, sizeof *request);
-    if (!request) {
+    uint8_t *memory = malloc(ARENA_SIZE(size));
+    if (!request || !memory) {
+        free(request);
+        free(memory);
         fault_memory();
-        answer_fault(&call);
+        answer_fault(call);
         return;
     }
-    request->call = call;
-    request->arena.limit = ARENA_SIZE_MAX;
-    if (unpack(request, body, size) < 0) {
-        answer_fault(&call);
-        request_free(request);
+    *request = (struct request){.call = call, .arena = {memory, 0, ARENA_SIZE(size)}, .file = -1};
+    if (unpack(request, body, size) == 0) {
+        run(request);
         return;
     }
-    run(request);
+    answer_fault(call);
+    request_free(request);
 }

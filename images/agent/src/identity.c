@@ -13,14 +13,13 @@
 #define ENTROPY_MAX 512
 #define INTERFACES_MAX 16
 
-enum outcome handle_hello(struct request *request, const Sandboxd__Agent__V1__HelloRequest *message) {
+HANDLER(Hello, hello) {
     (void)message;
-    Sandboxd__Agent__V1__HelloResponse response = SANDBOXD__AGENT__V1__HELLO_RESPONSE__INIT;
+    MESSAGE(HelloResponse) response = SANDBOXD__AGENT__V1__HELLO_RESPONSE__INIT;
     struct utsname names;
     struct sysinfo memory;
     cpu_set_t cpus;
-    port_new_session();
-    request->call = call_again(request->call);
+    port_new_session(&request->call);
     if (uname(&names) < 0 || sysinfo(&memory) < 0) return fault_call("uname", "guest");
     response.agent_version = AGENT_VERSION;
     response.kernel_release = names.release;
@@ -30,7 +29,7 @@ enum outcome handle_hello(struct request *request, const Sandboxd__Agent__V1__He
     response.now_boottime_ns = boottime_ns();
     response.memory_bytes = (uint64_t)memory.totalram * memory.mem_unit;
     response.vcpus = sched_getaffinity(0, sizeof cpus, &cpus) < 0 ? 1 : CPU_COUNT(&cpus);
-    answer(&request->call, &response.base);
+    answer(request->call, &response.base);
     return DONE;
 }
 
@@ -44,13 +43,10 @@ static int reseed(ProtobufCBinaryData entropy) {
     pool.info.entropy_count = (int)entropy.len * 8;
     pool.info.buf_size = (int)entropy.len;
     memcpy(pool.bytes + offsetof(struct rand_pool_info, buf), entropy.data, entropy.len);
-    int fd = open("/dev/urandom", O_RDWR | O_CLOEXEC);
+    SCOPED int fd = open("/dev/urandom", O_RDWR | O_CLOEXEC);
     if (fd < 0) return fault_call("open", "/dev/urandom");
-    int status = ioctl(fd, RNDADDENTROPY, &pool.info);
-    if (status < 0) fault_call("ioctl", "RNDADDENTROPY");
-    if (status == 0 && (status = ioctl(fd, RNDRESEEDCRNG)) < 0) fault_call("ioctl", "RNDRESEEDCRNG");
-    close(fd);
-    return status;
+    if (ioctl(fd, RNDADDENTROPY, &pool.info) < 0) return fault_call("ioctl", "RNDADDENTROPY");
+    return checked(ioctl(fd, RNDRESEEDCRNG), "ioctl", "RNDRESEEDCRNG");
 }
 
 static int set_clock(int64_t unix_ns) {
@@ -60,7 +56,7 @@ static int set_clock(int64_t unix_ns) {
     return clock_settime(CLOCK_REALTIME, &now) < 0 ? fault_call("clock_settime", "CLOCK_REALTIME") : 0;
 }
 
-static int activate(const Sandboxd__Agent__V1__ActivateRequest *message, char (*names)[16]) {
+static int activate(const MESSAGE(ActivateRequest) * message, char (*names)[16]) {
     if (message->entropy.len < ENTROPY_MIN || message->entropy.len > ENTROPY_MAX)
         return fault(CODE_INVALID_ARGUMENT, "%zu bytes of entropy are not %d to %d", message->entropy.len, ENTROPY_MIN, ENTROPY_MAX);
     if (message->wall_clock_unix_ns <= 0) return fault(CODE_INVALID_ARGUMENT, "the wall clock is before 1970");
@@ -72,8 +68,8 @@ static int activate(const Sandboxd__Agent__V1__ActivateRequest *message, char (*
     return network_configure(message->n_interfaces, message->interfaces, names);
 }
 
-enum outcome handle_activate(struct request *request, const Sandboxd__Agent__V1__ActivateRequest *message) {
-    Sandboxd__Agent__V1__ActivateResponse response = SANDBOXD__AGENT__V1__ACTIVATE_RESPONSE__INIT;
+HANDLER(Activate, activate) {
+    MESSAGE(ActivateResponse) response = SANDBOXD__AGENT__V1__ACTIVATE_RESPONSE__INIT;
     char names[INTERFACES_MAX][16] = {{0}}, *pointers[INTERFACES_MAX];
     int status = activate(message, names);
     agent.activated = status == 0;
@@ -82,13 +78,14 @@ enum outcome handle_activate(struct request *request, const Sandboxd__Agent__V1_
     response.wall_clock_unix_ns = wall_clock_ns();
     response.n_interface_names = message->n_interfaces;
     response.interface_names = pointers;
-    answer(&request->call, &response.base);
+    answer(request->call, &response.base);
     return DONE;
 }
 
-enum outcome handle_shutdown(struct request *request, const Sandboxd__Agent__V1__ShutdownRequest *message) {
+HANDLER(Shutdown, shutdown) {
+    MESSAGE(ShutdownResponse) response = SANDBOXD__AGENT__V1__SHUTDOWN_RESPONSE__INIT;
     (void)message;
-    answer_empty(&request->call, &sandboxd__agent__v1__shutdown_response__descriptor);
+    answer(request->call, &response.base);
     port_flush();
     if (!agent.booted) exit(0);
     sync();

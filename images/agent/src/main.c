@@ -13,10 +13,9 @@ struct agent agent = {.epoll_fd = -1, .proc_fd = -1, .null_fd = -1, .cgroup_fd =
 
 int watch_arm(struct watch *watch, uint32_t events) {
     if (watch->registered && watch->armed == events) return 0;
-    struct epoll_event event = {.events = events, .data.ptr = watch};
-    if (!(events & EPOLLET)) event.events |= watch->lasting ? 0 : EPOLLONESHOT;
-    if (epoll_ctl(agent.epoll_fd, watch->registered ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, watch->fd, &event) < 0)
-        return fault_call("epoll_ctl", "watch");
+    struct epoll_event event = {.events = events | (watch->lasting ? 0 : EPOLLONESHOT), .data.ptr = watch};
+    int operation = watch->registered ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+    if (epoll_ctl(agent.epoll_fd, operation, watch->fd, &event) < 0) return fault_call("epoll_ctl", "watch");
     watch->registered = true;
     watch->armed = events;
     return 0;
@@ -26,51 +25,40 @@ void watch_close(struct watch *watch) {
     // The child of a clone may hold the same open file for a moment: leave the set by name, not by close(2).
     if (watch->registered) epoll_ctl(agent.epoll_fd, EPOLL_CTL_DEL, watch->fd, NULL);
     watch->registered = false;
-    watch->armed = 0;
     close_fd(&watch->fd);
 }
 
-static void on_signal(struct watch *watch, uint32_t events) {
-    (void)events;
+static void on_signal(struct watch *watch) {
     struct signalfd_siginfo info;
-    while (read(watch->fd, &info, sizeof info) == sizeof info) continue;
-    reap();
-}
-
-static int soonest(int a, int b) {
-    return a < 0 ? b : b < 0 ? a : a < b ? a : b;
+    if (read(watch->fd, &info, sizeof info) == sizeof info) reap();
 }
 
 static _Noreturn void loop(void) {
     for (;;) {
         run_held();
         struct epoll_event event;
-        int count = epoll_wait(agent.epoll_fd, &event, 1, soonest(held_timeout_ms(), helpers_timeout_ms()));
-        if (count <= 0) {
-            helpers_expire();
-            something_changed();
-            continue;
-        }
+        if (epoll_wait(agent.epoll_fd, &event, 1, held_timeout_ms()) <= 0) continue;
         struct watch *watch = event.data.ptr;
         if (!watch->lasting) watch->armed = 0;
-        watch->ready(watch, event.events);
+        watch->ready(watch);
     }
 }
 
 // What the loop and the children rely on. Signals wait in a signalfd; nothing of a container may look into this process.
 static int prepare(void) {
     static struct watch signals = {.fd = -1, .lasting = true, .ready = on_signal};
+    sigset_t all, child;
+    struct rlimit descriptors = {DESCRIPTORS_MAX, DESCRIPTORS_MAX};
     umask(0);
     prctl(PR_SET_DUMPABLE, 0);
-    struct rlimit descriptors = {DESCRIPTORS_MAX, DESCRIPTORS_MAX};
     setrlimit(RLIMIT_NOFILE, &descriptors);
-    sigset_t all, child;
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, NULL);
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);
     agent.proc_fd = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
     agent.null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    agent.cgroup_fd = open("/sys/fs/cgroup", O_PATH | O_DIRECTORY | O_CLOEXEC);
     agent.epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     signals.fd = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
     if (agent.proc_fd < 0 || agent.null_fd < 0 || agent.epoll_fd < 0 || signals.fd < 0)
@@ -81,11 +69,11 @@ static int prepare(void) {
 }
 
 static int start(int argc, char **argv) {
-    agent.started_boottime_ns = agent.modules_boottime_ns = boottime_ns();
     int fd = -1;
+    agent.started_boottime_ns = agent.modules_boottime_ns = boottime_ns();
     if (argc == 3 && !strcmp(argv[1], "--fd")) {
         char *end;
-        fd = strtol(argv[2], &end, 10);
+        fd = (int)strtol(argv[2], &end, 10);
         if (*end || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 || fcntl(fd, F_SETFL, O_NONBLOCK) < 0)
             return fault(CODE_INVALID_ARGUMENT, "--fd %s is not an open descriptor", argv[2]);
     } else if (getpid() != 1) {
@@ -94,15 +82,12 @@ static int start(int argc, char **argv) {
         return -1;
     }
     if (prepare() < 0) return -1;
-    if (network_lo_up() < 0) complain("%s", the_fault.text);  // a kernel without IPv4 still runs containers
-    agent.cgroup_fd = open("/sys/fs/cgroup", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (network_lo_up() < 0) complain("%s", the_fault.text);  // a kernel without a network still runs containers
     return port_open(fd, agent.booted);
 }
 
 int main(int argc, char **argv) {
-    if (start(argc, argv) < 0) {
-        complain("%s", the_fault.text);
-        return 1;
-    }
-    loop();
+    if (start(argc, argv) == 0) loop();
+    complain("%s", the_fault.text);
+    return 1;
 }

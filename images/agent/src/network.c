@@ -9,12 +9,8 @@
 #include <net/if.h>
 #include <sys/socket.h>
 
-#ifndef IFF_UP
-#define IFF_UP 1
-#endif
-#define LINKS_MAX 64
 
-typedef Sandboxd__Agent__V1__Interface Interface;
+typedef MESSAGE(Interface) Interface;
 
 struct message {
     struct nlmsghdr header;
@@ -32,10 +28,6 @@ struct link {
     uint8_t mac[6];
     char name[IFNAMSIZ];
 };
-
-static int open_socket(int protocol) {
-    return socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol);
-}
 
 int uevent_socket(void) {
     struct sockaddr_nl address = {.nl_family = AF_NETLINK, .nl_groups = 1};
@@ -157,63 +149,28 @@ static int set_up(int fd, int index, uint32_t mtu) {
 }
 
 int network_lo_up(void) {
-    int fd = open_socket(NETLINK_ROUTE);
-    if (fd < 0) return fault_call("socket", "NETLINK_ROUTE");
-    int status = set_up(fd, 1, 0);  // lo is the first of every network namespace
-    close(fd);
-    return status;
+    SCOPED int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+    return fd < 0 ? fault_call("socket", "NETLINK_ROUTE") : set_up(fd, 1, 0);  // lo is every network namespace's first
 }
 
-// --- addresses ---
+// --- addresses, routes, neighbours ---
 
-struct stale {
-    int index;
-    size_t count;
-    struct address addresses[LINKS_MAX];
-};
-
-static void take_address(const struct nlmsghdr *header, void *data) {
-    struct stale *stale = data;
-    const struct ifaddrmsg *info = NLMSG_DATA(header);
-    if (header->nlmsg_type != RTM_NEWADDR || (int)info->ifa_index != stale->index || stale->count >= LINKS_MAX) return;
-    struct address *address = &stale->addresses[stale->count];
-    *address = (struct address){.family = info->ifa_family, .prefix = info->ifa_prefixlen};
-    int size = IFA_PAYLOAD(header);
-    for (const struct rtattr *attribute = IFA_RTA(info); RTA_OK(attribute, size); attribute = RTA_NEXT(attribute, size)) {
-        bool local = attribute->rta_type == IFA_LOCAL || (attribute->rta_type == IFA_ADDRESS && info->ifa_family == AF_INET6);
-        if (!local || RTA_PAYLOAD(attribute) > sizeof address->bytes) continue;
-        address->size = RTA_PAYLOAD(attribute);
-        memcpy(address->bytes, RTA_DATA(attribute), address->size);
-    }
-    stale->count += address->size > 0 && !(info->ifa_family == AF_INET6 && info->ifa_scope == RT_SCOPE_LINK);
-}
-
-static int change_address(int fd, int type, int index, const struct address *address, const char *what) {
+static int add_address(int fd, int index, const char *text) {
+    struct address address;
     struct message message;
     uint32_t flags = IFA_F_NODAD;  // no one else is on this link to ask
-    struct ifaddrmsg *body = begin(&message, type, type == RTM_NEWADDR ? NLM_F_CREATE | NLM_F_REPLACE : 0, sizeof *body);
-    body->ifa_family = address->family;
-    body->ifa_prefixlen = address->prefix;
+    if (parse_address(text, &address) < 0) return -1;
+    struct ifaddrmsg *body = begin(&message, RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, sizeof *body);
+    body->ifa_family = address.family;
+    body->ifa_prefixlen = address.prefix;
     body->ifa_index = index;
-    attribute(&message, IFA_LOCAL, address->bytes, address->size);
-    attribute(&message, IFA_ADDRESS, address->bytes, address->size);
-    if (address->family == AF_INET6) attribute(&message, IFA_FLAGS, &flags, sizeof flags);
-    return transact(fd, &message, what);
+    attribute(&message, IFA_LOCAL, address.bytes, address.size);
+    attribute(&message, IFA_ADDRESS, address.bytes, address.size);
+    if (address.family == AF_INET6) attribute(&message, IFA_FLAGS, &flags, sizeof flags);
+    return transact(fd, &message, text);
 }
 
-// A guest that was another one before (snapshot, fork) has that one's addresses.
-static int remove_stale_addresses(int fd, int index) {
-    static struct stale stale;
-    stale = (struct stale){.index = index};
-    if (dump(fd, RTM_GETADDR, AF_UNSPEC, take_address, &stale) < 0) return -1;
-    for (size_t i = 0; i < stale.count; i++)
-        if (change_address(fd, RTM_DELADDR, index, &stale.addresses[i], "stale address") < 0) return -1;
-    return 0;
-}
-
-// --- routes and neighbours ---
-
-static int add_route(int fd, int index, const Sandboxd__Agent__V1__Route *route) {
+static int add_route(int fd, int index, const MESSAGE(Route) * route) {
     struct address destination, gateway;
     struct message message;
     if (parse_address(route->destination, &destination) < 0) return -1;
@@ -231,7 +188,7 @@ static int add_route(int fd, int index, const Sandboxd__Agent__V1__Route *route)
     return transact(fd, &message, route->destination);
 }
 
-static int add_neighbour(int fd, int index, const Sandboxd__Agent__V1__Neighbour *neighbour) {
+static int add_neighbour(int fd, int index, const MESSAGE(Neighbour) * neighbour) {
     struct address address;
     struct message message;
     uint8_t mac[6];
@@ -249,19 +206,15 @@ static int add_neighbour(int fd, int index, const Sandboxd__Agent__V1__Neighbour
 
 static int configure(int fd, const Interface *interface, char name[16]) {
     struct link link = {0};
-    struct address address;
     if (parse_mac(interface->mac, link.mac) < 0 || dump(fd, RTM_GETLINK, AF_UNSPEC, take_link, &link) < 0) return -1;
     if (!link.index) {
         errno = ENODEV;
         return fault_call("interface", interface->mac);
     }
     memcpy(name, link.name, IFNAMSIZ);
-    if (agent.activated && remove_stale_addresses(fd, link.index) < 0) return -1;
     if (set_up(fd, link.index, interface->mtu) < 0) return -1;
-    for (size_t i = 0; i < interface->n_addresses; i++) {
-        const char *text = interface->addresses[i];
-        if (parse_address(text, &address) < 0 || change_address(fd, RTM_NEWADDR, link.index, &address, text) < 0) return -1;
-    }
+    for (size_t i = 0; i < interface->n_addresses; i++)
+        if (add_address(fd, link.index, interface->addresses[i]) < 0) return -1;
     for (size_t i = 0; i < interface->n_neighbours; i++)
         if (add_neighbour(fd, link.index, interface->neighbours[i]) < 0) return -1;
     for (size_t i = 0; i < interface->n_routes; i++)
@@ -271,10 +224,9 @@ static int configure(int fd, const Interface *interface, char name[16]) {
 
 int network_configure(size_t count, Interface **interfaces, char (*names)[16]) {
     if (!count) return 0;
-    int fd = open_socket(NETLINK_ROUTE);
+    SCOPED int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
     if (fd < 0) return fault_call("socket", "NETLINK_ROUTE");
-    int status = 0;
-    for (size_t i = 0; status == 0 && i < count; i++) status = configure(fd, interfaces[i], names[i]);
-    close(fd);
-    return status;
+    for (size_t i = 0; i < count; i++)
+        if (configure(fd, interfaces[i], names[i]) < 0) return -1;
+    return 0;
 }

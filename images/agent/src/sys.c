@@ -3,6 +3,7 @@
 
 #include <linux/openat2.h>
 #include <linux/sched.h>
+#include <stdarg.h>
 #include <sys/syscall.h>
 #include <time.h>
 
@@ -29,19 +30,15 @@ static const char *errno_name(int number) {
     return "ERRNO";
 }
 
-// Texts may quote names that a container made up; protobuf strings have to be UTF-8.
-static void keep_ascii(char *text) {
-    for (; *text; text++)
-        if ((unsigned char)*text >= 0x7f || (unsigned char)*text < ' ') *text = '?';
-}
-
 int fault(enum code code, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     the_fault.code = code;
     vsnprintf(the_fault.text, sizeof the_fault.text, format, arguments);
     va_end(arguments);
-    keep_ascii(the_fault.text);
+    // It may quote names that a container made up, and protobuf strings have to be UTF-8.
+    for (char *at = the_fault.text; *at; at++)
+        if (*at < ' ' || *at == 0x7f) *at = '?';
     return -1;
 }
 
@@ -56,20 +53,18 @@ int fault_memory(void) {
     return fault(CODE_RESOURCE_EXHAUSTED, "the guest's agent is out of memory");
 }
 
+int checked(long status, const char *call, const char *path) {
+    return status < 0 ? fault_call(call, path) : (int)status;
+}
+
 void complain(const char *format, ...) {
-    char line[512];
+    char text[512];
     va_list arguments;
     va_start(arguments, format);
-    int size = snprintf(line, sizeof line, "<3>sandboxd agent: ");
-    int more = vsnprintf(line + size, sizeof line - size - 1, format, arguments);
+    vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
-    size = more < 0 ? size : size + more >= (int)sizeof line - 1 ? (int)sizeof line - 2 : size + more;
-    line[size++] = '\n';
-    int fd = agent.booted ? open("/dev/kmsg", O_WRONLY | O_CLOEXEC) : STDERR_FILENO;
-    if (fd < 0) return;
-    ssize_t written = write(fd, line, size);
-    (void)written;  // nobody is left to tell
-    if (fd != STDERR_FILENO) close(fd);
+    SCOPED int fd = agent.booted ? open("/dev/kmsg", O_WRONLY | O_CLOEXEC) : dup(STDERR_FILENO);
+    dprintf(fd, "<3>sandboxd agent: %s\n", text);
 }
 
 int sys_clone3(uint64_t flags, int cgroup_fd) {
@@ -83,31 +78,13 @@ int sys_clone3(uint64_t flags, int cgroup_fd) {
 
 int sys_openat2(int dir, const char *path, uint64_t flags, uint64_t mode, uint64_t resolve) {
     struct open_how how = {.flags = flags | O_CLOEXEC, .mode = mode, .resolve = resolve};
-    int fd;
+    int fd = -1;
     // EAGAIN: a rename or mount raced with "..", openat2(2) asks to try again.
     for (int tries = 0; tries < 32; tries++) {
         fd = syscall(SYS_openat2, dir, path, &how, sizeof how);
         if (fd >= 0 || errno != EAGAIN) break;
     }
     return fd;
-}
-
-int sys_close_range(unsigned first) {
-    return syscall(SYS_close_range, first, ~0u, 0);
-}
-
-int sys_pivot_root(const char *new_root, const char *put_old) {
-    return syscall(SYS_pivot_root, new_root, put_old);
-}
-
-int sys_mount_setattr(int dir, const char *path, unsigned flags, uint64_t set, uint64_t clear) {
-    // struct mount_attr of linux/mount.h, whose header quarrels with sys/mount.h.
-    uint64_t attributes[4] = {set, clear, 0, 0};
-    return syscall(SYS_mount_setattr, dir, path, flags, attributes, sizeof attributes);
-}
-
-int sys_finit_module(int fd) {
-    return syscall(SYS_finit_module, fd, "", 0);
 }
 
 int sys_pidfd_open(pid_t pid) {
@@ -133,29 +110,25 @@ uint64_t monotonic_ms(void) {
 }
 
 ssize_t read_file(int dir, const char *path, char *text, size_t size) {
-    int fd = openat(dir, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    SCOPED int fd = openat(dir, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0) return -1;
     size_t have = 0;
     ssize_t got = 0;
     while (have < size - 1 && (got = read(fd, text + have, size - 1 - have)) > 0) have += got;
     text[have] = 0;
-    int error = errno;
-    close(fd);
-    errno = error;
     return got < 0 ? -1 : (ssize_t)have;
 }
 
 int write_file(int dir, const char *path, const void *data, size_t size) {
-    int fd = openat(dir, path, O_WRONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    if (fd < 0) return -1;
-    ssize_t written = write(fd, data, size);
-    int error = written < 0 ? errno : EIO;
-    close(fd);
-    errno = error;
+    SCOPED int fd = openat(dir, path, O_WRONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    ssize_t written = fd < 0 ? -1 : write(fd, data, size);
+    if (written >= 0 && written < (ssize_t)size) errno = EIO;
     return written == (ssize_t)size ? 0 : -1;
 }
 
 void close_fd(int *fd) {
+    int error = errno;
     if (*fd >= 0) close(*fd);
     *fd = -1;
+    errno = error;
 }
