@@ -79,15 +79,12 @@ def own_capabilities() -> int:
     return ALL_CAPABILITIES
 
 
-class AgentOnHost:
-    """One agent and a client to it. Containers get `root` (a bind of the busybox tree) as their root."""
+class AgentProcess:
+    """One agent as process 1 of namespaces of its own, and the host's end of its socket."""
 
-    def __init__(self, binary: Path, tree: Path, work: Path, cgroup: Path) -> None:
-        self.tree = tree
-        self.work = work
-        self.log = work / "agent.log"
-        self._cgroup = cgroup
-        ours, theirs = socket.socketpair()
+    def __init__(self, binary: Path, work: Path, cgroup: Path) -> None:
+        self._log = work / "agent.log"
+        self.socket, theirs = socket.socketpair()
         script = (
             f"echo $$ > {cgroup}/cgroup.procs && exec unshare --mount --pid --net --ipc --uts --cgroup --fork "
             f"--kill-child --mount-proc -- sh -c 'mount -t cgroup2 cgroup2 /sys/fs/cgroup && "
@@ -95,11 +92,11 @@ class AgentOnHost:
         )
         environment = {
             "PATH": os.environ["PATH"],
-            "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0",
+            "ASAN_OPTIONS": "detect_leaks=1",
             "UBSAN_OPTIONS": "print_stacktrace=1",
         }
-        with self.log.open("wb") as log:
-            self.child = subprocess.Popen(
+        with theirs, self._log.open("wb") as log:
+            self._child = subprocess.Popen(
                 ["sh", "-c", script],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
@@ -107,10 +104,30 @@ class AgentOnHost:
                 stderr=log,
                 env=environment,
             )
-        theirs.close()
-        self.socket = ours
+
+    def said(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def end(self) -> str:
+        """Waits for its end, once its socket is closed; answers what it and the sanitizers said, "" being well."""
+        try:
+            status = self._child.wait(20)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+            return f"the agent did not end when its socket was closed; it said: {self.said()}"
+        return self.said() or (f"the agent ended with {status}" if status else "")
+
+
+class AgentOnHost:
+    """One agent and a client to it. Containers get `root` (a bind of the busybox tree) as their root."""
+
+    def __init__(self, binary: Path, tree: Path, work: Path, cgroup: Path) -> None:
+        self.tree = tree
+        self.work = work
+        self._process = AgentProcess(binary, work, cgroup)
         self.loop = asyncio.new_event_loop()
-        self.agent = AgentClient(self.run(ClientConnection.from_socket(ours)))
+        self.agent = AgentClient(self.run(ClientConnection.from_socket(self._process.socket)))
         self._numbers = iter(range(1, 1 << 30))
 
     def run(self, coroutine: Coroutine[Any, Any, T], timeout_s: float = 30) -> T:
@@ -287,14 +304,7 @@ class AgentOnHost:
         self.run(shut())
         self.loop.run_until_complete(asyncio.sleep(0))
         self.loop.close()
-        try:
-            status = self.child.wait(20)
-        except subprocess.TimeoutExpired:
-            self.child.kill()
-            self.child.wait()
-            return "the agent did not end when its socket was closed"
-        said = self.log.read_text(errors="replace")
-        return said or (f"the agent ended with {status}" if status else "")
+        return self._process.end()
 
 
 @contextlib.contextmanager

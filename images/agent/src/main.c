@@ -47,20 +47,20 @@ static _Noreturn void loop(void) {
 // What the loop and the children rely on. Signals wait in a signalfd; nothing of a container may look into this process.
 static int prepare(void) {
     static struct watch signals = {.fd = -1, .lasting = true, .ready = on_signal};
-    sigset_t all, child;
+    sigset_t blocked;
     struct rlimit descriptors = {DESCRIPTORS_MAX, DESCRIPTORS_MAX};
     umask(0);
     prctl(PR_SET_DUMPABLE, 0);
     setrlimit(RLIMIT_NOFILE, &descriptors);
-    sigfillset(&all);
-    sigprocmask(SIG_SETMASK, &all, NULL);
-    sigemptyset(&child);
-    sigaddset(&child, SIGCHLD);
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGPIPE);  // not ignored, which a container would inherit
+    sigaddset(&blocked, SIGCHLD);
+    sigprocmask(SIG_SETMASK, &blocked, NULL);
     agent.proc_fd = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
     agent.null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
     agent.cgroup_fd = open("/sys/fs/cgroup", O_PATH | O_DIRECTORY | O_CLOEXEC);
     agent.epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    signals.fd = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
+    signals.fd = signalfd(-1, &blocked, SFD_CLOEXEC | SFD_NONBLOCK);
     if (agent.proc_fd < 0 || agent.null_fd < 0 || agent.epoll_fd < 0 || signals.fd < 0)
         return fault_call("open", "/proc, /dev/null, epoll or signalfd");
     // Paths of descriptors are written "self/fd/N", which works where a container's own /proc is another one or none.

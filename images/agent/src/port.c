@@ -157,7 +157,7 @@ void answer_from(int fd, struct call call) {
 
 // --- in ---
 
-static void take_frame(const uint8_t *frame, uint32_t length) {
+static void take_frame(const uint8_t *frame, size_t length) {
     struct call call = {be32(frame + 4), port.session};
     if (frame[8] == TYPE_REQUEST) {
         dispatch(call, frame + FRAME_HEADER_SIZE, length);
@@ -173,9 +173,9 @@ static size_t take_frames(void) {
     while (port.have - used >= FRAME_HEADER_SIZE) {
         const uint8_t *frame = input + used;
         size_t there = port.have - used - FRAME_HEADER_SIZE;
-        uint32_t length = be32(frame);
+        size_t length = be32(frame);
         if (length > FRAME_SIZE_MAX) {
-            fault(CODE_RESOURCE_EXHAUSTED, "a frame of %u bytes is over the limit of %u", length, FRAME_SIZE_MAX);
+            fault(CODE_RESOURCE_EXHAUSTED, "a frame of %zu bytes is over the limit of %u", length, FRAME_SIZE_MAX);
             answer_fault((struct call){be32(frame + 4), port.session});
             port.skip = length > there ? length - there : 0;
             used += FRAME_HEADER_SIZE + length - port.skip;
