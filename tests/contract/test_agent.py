@@ -357,10 +357,11 @@ def test_terminal_of_an_exec_and_its_signals(guest: AgentOnHost) -> None:
         async def go() -> tuple[int, bytes, bytes]:
             spec = process("/bin/sh", "-c", "echo ready; sleep 1000", terminal=True, stdin=True)
             await guest.exec(name, spec, "tty")
-            answer = await guest.agent.read_output(
-                pb.ReadOutputRequest(container_id=name, exec_id="tty", stream=pb.STREAM_STDOUT, max_bytes=99)
-            )
-            assert answer.data == b"ready\r\n"
+            request = pb.ReadOutputRequest(container_id=name, exec_id="tty", stream=pb.STREAM_STDOUT, max_bytes=99)
+            said = b""
+            while not said.endswith(b"\n"):
+                said += (await guest.agent.read_output(request)).data
+            assert said == b"ready\r\n"
             await guest.agent.write_input(pb.WriteInputRequest(container_id=name, exec_id="tty", data=b"\x03"))
             return await guest.ended(name, "tty")
 

@@ -179,7 +179,8 @@ static int give_up_rights(const Process *spec) {
 
 static char **terminated(size_t count, char **texts) {
     char **list = calloc(count + 1, sizeof *list);
-    if (list && count) memcpy(list, texts, count * sizeof *list);
+    if (!list) return NULL;
+    for (size_t i = 0; i < count; i++) list[i] = texts[i];
     return list;
 }
 

@@ -172,6 +172,7 @@ HANDLER(CreateContainer, create_container) {
     enum outcome outcome = request->begun ? DONE : begin_container(request, message);
     if (outcome != DONE) return outcome;
     struct container *container = container_find(message->container_id);
+    if (!container) return FAILED;  // deleted by a call that was served before this one came round again
     if (container_busy(container)) return hold(request, container, FOR_EVER, "set-up of container %.60s", container->id);
     if (container->init->failed) {  // and was reaped: nothing of the container remains
         the_fault = container->init->fault;

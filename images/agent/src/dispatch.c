@@ -138,8 +138,10 @@ static const char *container_id_of(const struct request *request) {
 }
 
 static const struct request *creator_of(const char *id) {
-    for (const struct request *request = held; request; request = request->next)
-        if (creates(request) && !strcmp(container_id_of(request), id)) return request;
+    for (const struct request *request = held; request; request = request->next) {
+        const char *created = creates(request) ? container_id_of(request) : NULL;
+        if (created && !strcmp(created, id)) return request;
+    }
     return NULL;
 }
 
