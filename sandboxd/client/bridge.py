@@ -51,6 +51,9 @@ class Bridge:
                 self.call(items.aclose())
 
     def close(self) -> None:
+        """Idempotent."""
+        if self._loop.is_closed():
+            return
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
