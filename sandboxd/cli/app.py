@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import click
 
 from sandboxd.cli.main import PROGRAM
 
+GARBAGE_THRESHOLD = 50_000
 EXAMPLES = """\b
 sandboxctl run --rm busybox echo hello
 sandboxctl run -d --name web -p 8080:80 IMAGE
@@ -94,6 +96,10 @@ class Tree(click.Group):
         entry = COMMANDS.get(cmd_name)
         if entry is None:
             return None
+        from sandboxd.base import diet
+
+        diet.asyncio_without_tls()
+        diet.protobuf_without_python()
         command: click.Command = getattr(import_module(f"sandboxd.cli.commands.{entry.module}"), entry.name)
         return command
 
@@ -154,6 +160,8 @@ def run(words: Sequence[str]) -> int:
     _standard_descriptors()
     # gRPC's own log lines would land between ours.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # Everything that is loaded stays: to look through it again and again for garbage is a tenth of a start-up.
+    gc.set_threshold(GARBAGE_THRESHOLD)
     settings = Globals(error_format=_asked_error_format(words))
     try:
         status = cli.main(args=list(words), prog_name=PROGRAM, standalone_mode=False, obj=settings)

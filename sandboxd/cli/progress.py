@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Self
 
 from sandboxd.base.units import format_size
 from sandboxd.cli.words import coloured, paint, printable, seconds
-from sandboxd.client.model import ImageProgress
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+
+    from sandboxd.client.model import ImageProgress
 
 VERBS = {"resolve": "Resolving", "fetch": "Fetching", "unpack": "Unpacking", "pack": "Packing"}
 

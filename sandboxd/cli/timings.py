@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from sandboxd.api import shim_pb2
-from sandboxd.base.clock import monotonic_ns
-from sandboxd.cli.main import MAIN_NS
 from sandboxd.cli.words import coloured, paint, seconds
 from sandboxd.client.local import local_file
 from sandboxd.client.model import Stage
@@ -21,41 +18,6 @@ IDLE_MIN_NS, IDLE_SHOWN_NS = 300_000_000, 20_000_000
 """A gap this long is the command at work; it is shown this long."""
 _COLOURS = {"cli": "36", "daemon": "34", "shim": "35", "vmm": "33", "guest": "32"}
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
-
-
-class Stopwatch:
-    """The command line's own stages, each from the end of the one before."""
-
-    def __init__(self) -> None:
-        self.begin_ns = process_begin_ns()
-        self.stages = [Stage("python", "cli", self.begin_ns, MAIN_NS)]
-
-    def lap(self, name: str) -> None:
-        """What happened since the last lap was `name`."""
-        self.stages.append(Stage(name, "cli", self.stages[-1].end_ns, monotonic_ns()))
-
-    def skip(self) -> None:
-        """The time since the last lap belongs to others."""
-        now = monotonic_ns()
-        self.stages.append(Stage("", "cli", now, now))
-
-    def merged(self, others: Sequence[Stage]) -> list[Stage]:
-        """All stages in the order of their begins."""
-        own = [stage for stage in self.stages if stage.name]
-        return sorted([*own, *others], key=lambda stage: (stage.begin_ns, -stage.end_ns))
-
-
-def process_begin_ns() -> int:
-    """CLOCK_MONOTONIC when this process was made, to 10 ms: proc(5), field 22 of stat, ticks of CLOCK_BOOTTIME."""
-    import time
-
-    now_ns, boot_ns = monotonic_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    try:
-        fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
-        begin_ns = int(fields[19]) * (1_000_000_000 // os.sysconf("SC_CLK_TCK"))
-    except (OSError, ValueError, IndexError):
-        return MAIN_NS
-    return min(MAIN_NS, begin_ns - (boot_ns - now_ns))
 
 
 def show(stages: Sequence[Stage]) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from datetime import UTC, datetime
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 _AGES = (("second", 60), ("minute", 60), ("hour", 24), ("day", 30), ("month", 12))
 
@@ -36,6 +38,8 @@ def age(moment: datetime | None, now: datetime | None = None) -> str:
     """`5 seconds`, `3 minutes`, `2 days`; "" for None."""
     if moment is None:
         return ""
+    from datetime import UTC, datetime
+
     left = max(0.0, ((now or datetime.now(UTC)) - moment).total_seconds())
     if left < 1:
         return "less than a second"

@@ -6,17 +6,22 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
-from typing import Self, Unpack
+from typing import TYPE_CHECKING, Self, Unpack
 
 from sandboxd.api import sandboxd_pb2 as pb
 from sandboxd.base.errors import SandboxdError
-from sandboxd.client import convert, model
 from sandboxd.client.channel import Connection
 from sandboxd.client.images import AsyncImages
+from sandboxd.client.later import later
 from sandboxd.client.locate import locate
 from sandboxd.client.options import RunOptions, build_config
 from sandboxd.client.process import AsyncProcess, OnProgress
-from sandboxd.client.sandbox import AsyncSandbox
+
+if TYPE_CHECKING:
+    from sandboxd.client import convert, model
+    from sandboxd.client.sandbox import AsyncSandbox
+else:
+    convert, model = later("sandboxd.client.convert"), later("sandboxd.client.model")
 
 
 class AsyncClient:
@@ -74,7 +79,7 @@ class AsyncClient:
                 pass
             if process.sandbox is None:
                 raise self._connection.broken("the daemon did not say which sandbox it started")
-            sandbox = AsyncSandbox(self._connection, process.sandbox)
+            sandbox = self._handle(process.sandbox)
         with contextlib.suppress(SandboxdError):  # one that is removed at its end may be gone already
             await sandbox.refresh()
         return sandbox
@@ -104,12 +109,12 @@ class AsyncClient:
         """Makes a sandbox whose command waits for `start`."""
         request = pb.CreateRequest(config=build_config(image, command, options))
         created = await self._connection.unary("Sandboxes/Create", request, pb.Sandbox, limit_s=None)
-        return AsyncSandbox(self._connection, convert.sandbox(created))
+        return self._handle(convert.sandbox(created))
 
     async def get(self, sandbox: str) -> AsyncSandbox:
         """By id, unambiguous start of an id, or name."""
         answer = await self._connection.unary("Sandboxes/Get", pb.GetRequest(id=sandbox), pb.Sandbox)
-        return AsyncSandbox(self._connection, convert.sandbox(answer))
+        return self._handle(convert.sandbox(answer))
 
     async def list(
         self, *, all: bool = False, labels: Mapping[str, str] | None = None, filters: Sequence[str] = ()
@@ -117,7 +122,7 @@ class AsyncClient:
         """Running sandboxes, or all; filters read name=, status=, label=, id=."""
         request = pb.ListRequest(all=all, labels=labels or {}, filters=filters)
         answer = await self._connection.unary("Sandboxes/List", request, pb.ListResponse)
-        return [AsyncSandbox(self._connection, convert.sandbox(item)) for item in answer.sandboxes]
+        return [self._handle(convert.sandbox(item)) for item in answer.sandboxes]
 
     async def stats(self, sandboxes: Sequence[str] = (), *, stream: bool = False) -> AsyncIterator[model.Stats]:
         """One sample of each sandbox (default: all that run), or samples without end."""
@@ -132,6 +137,11 @@ class AsyncClient:
         request = pb.EventsRequest(follow=follow, since_unix_ns=since_unix_ns, filters=filters)
         async for event in self._connection.stream("Sandboxes/Events", request, pb.Event):
             yield convert.event(event)
+
+    def _handle(self, info: model.SandboxInfo) -> AsyncSandbox:
+        from sandboxd.client.sandbox import AsyncSandbox
+
+        return AsyncSandbox(self._connection, info)
 
     async def version(self) -> model.Version:
         answer = await self._connection.unary("System/Version", pb.VersionRequest(), pb.VersionResponse)

@@ -18,7 +18,6 @@ from google.protobuf.message import Message
 from sandboxd.base.errors import DAEMON_LOST, SandboxdError
 from sandboxd.client import autostart, sending
 from sandboxd.client.locate import Location
-from sandboxd.client.translate import from_rpc
 
 CALL_LIMIT_S = 60.0
 """Of calls that only ask or tell. Calls that wait for a machine, a pull or an exit are bounded by the daemon."""
@@ -98,6 +97,8 @@ class Connection:
         try:
             yield
         except grpc.RpcError as error:
+            from sandboxd.client.translate import from_rpc
+
             raise from_rpc(error, socket=self.location.socket, call=method, limit_s=limit_s) from None
 
 

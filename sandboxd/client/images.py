@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import builtins
 import os
+from typing import TYPE_CHECKING
 
 from sandboxd.api import sandboxd_pb2 as pb
-from sandboxd.client import convert, model
 from sandboxd.client.channel import Connection
+from sandboxd.client.later import later
 from sandboxd.client.locate import absolute
 from sandboxd.client.process import OnProgress
+
+if TYPE_CHECKING:
+    from sandboxd.client import convert, model
+else:
+    convert, model = later("sandboxd.client.convert"), later("sandboxd.client.model")
 
 REMOVE_LIMIT_S = 120.0
 

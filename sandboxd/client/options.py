@@ -9,7 +9,6 @@ from typing import Literal, TypedDict
 from sandboxd.api import sandboxd_pb2 as pb
 from sandboxd.base.errors import INVALID_ARGUMENT, SandboxdError
 from sandboxd.base.ids import parse_name
-from sandboxd.base.ports import parse_port_spec
 from sandboxd.base.units import parse_size
 
 CPUS_MAX = 64
@@ -114,7 +113,16 @@ def _network(config: pb.SandboxConfig, options: RunOptions) -> None:
     if network not in ("default", "none"):
         raise refusal("--network", network, "there are two networks: default and none")
     config.network = network
-    for spec in options.get("ports", ()):
+    if options.get("ports"):
+        _ports(config, options["ports"])
+    if config.ports and network == "none":
+        raise refusal("--publish", options["ports"][0], "a sandbox with --network none has no ports to publish")
+
+
+def _ports(config: pb.SandboxConfig, specs: Sequence[str]) -> None:
+    from sandboxd.base.ports import parse_port_spec
+
+    for spec in specs:
         for mapping in parse_port_spec(spec):
             config.ports.add(
                 bind=mapping.bind,
@@ -122,8 +130,6 @@ def _network(config: pb.SandboxConfig, options: RunOptions) -> None:
                 guest_port=mapping.guest_port,
                 protocol=mapping.protocol,
             )
-    if config.ports and network == "none":
-        raise refusal("--publish", options["ports"][0], "a sandbox with --network none has no ports to publish")
 
 
 def _process(config: pb.SandboxConfig, options: RunOptions) -> None:

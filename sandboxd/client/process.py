@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 from sandboxd.api import sandboxd_pb2 as pb
 from sandboxd.base.errors import DAEMON_LOST, SandboxdError
-from sandboxd.client import convert, model
 from sandboxd.client.channel import Duplex
+from sandboxd.client.later import later
+
+if TYPE_CHECKING:
+    from sandboxd.client import convert, model
+else:
+    convert, model = later("sandboxd.client.convert"), later("sandboxd.client.model")
 
 STDIN_CHUNK_BYTES = 64 << 10
 
-OnProgress = Callable[[model.ImageProgress], None]
+OnProgress: TypeAlias = "Callable[[model.ImageProgress], None]"
 
 
 class AsyncProcess:

@@ -18,7 +18,7 @@ from sandboxd.client.options import build_config
 if TYPE_CHECKING:
     from sandboxd.cli.conversation import Ending
     from sandboxd.cli.progress import Reporter
-    from sandboxd.cli.timings import Stopwatch
+    from sandboxd.cli.stopwatch import Stopwatch
     from sandboxd.client.aio import AsyncClient
     from sandboxd.client.model import Stage
     from sandboxd.client.options import RunOptions
@@ -60,7 +60,7 @@ def run(image: str, command: tuple[str, ...], **values: Any) -> int:
     sandboxctl run -d --name web -p 8080:80 -m 1G IMAGE
     """
     from sandboxd.cli.progress import Reporter
-    from sandboxd.cli.timings import Stopwatch
+    from sandboxd.cli.stopwatch import Stopwatch
 
     watch = Stopwatch()
     options = run_options(values)
