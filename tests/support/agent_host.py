@@ -87,8 +87,8 @@ class AgentProcess:
         self.socket, theirs = socket.socketpair()
         script = (
             f"echo $$ > {cgroup}/cgroup.procs && exec unshare --mount --pid --net --ipc --uts --cgroup --fork "
-            f"--kill-child --mount-proc -- sh -c 'mount -t cgroup2 cgroup2 /sys/fs/cgroup && "
-            f"exec {binary} --fd {theirs.fileno()}'"
+            f"--kill-child --mount-proc -- sh -c 'mount -t sysfs sysfs /sys && "
+            f"mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec {binary} --fd {theirs.fileno()}'"
         )
         environment = {
             "PATH": os.environ["PATH"],
@@ -104,6 +104,13 @@ class AgentProcess:
                 stderr=log,
                 env=environment,
             )
+
+    def ip(self, *args: str) -> str:
+        """Runs ip(8) in the agent's network namespace."""
+        unshare = self._child.pid
+        agent = Path(f"/proc/{unshare}/task/{unshare}/children").read_text().split()[0]
+        command = ["nsenter", "--target", agent, "--net", "ip", *args]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     def said(self) -> str:
         return self._log.read_text(errors="replace")
@@ -125,9 +132,9 @@ class AgentOnHost:
     def __init__(self, binary: Path, tree: Path, work: Path, cgroup: Path) -> None:
         self.tree = tree
         self.work = work
-        self._process = AgentProcess(binary, work, cgroup)
+        self.process = AgentProcess(binary, work, cgroup)
         self.loop = asyncio.new_event_loop()
-        self.agent = AgentClient(self.run(ClientConnection.from_socket(self._process.socket)))
+        self.agent = AgentClient(self.run(ClientConnection.from_socket(self.process.socket)))
         self._numbers = iter(range(1, 1 << 30))
 
     def run(self, coroutine: Coroutine[Any, Any, T], timeout_s: float = 30) -> T:
@@ -242,15 +249,14 @@ class AgentOnHost:
 
         async def go() -> tuple[int, str, str]:
             name = self.name()
-            calls = [
-                asyncio.ensure_future(self.create(name, self.plan(name, first, **fields))),
-                asyncio.ensure_future(self.start(name)),
-                asyncio.ensure_future(self.ended(name)),
-            ]
+            created = asyncio.ensure_future(self.create(name, self.plan(name, first, **fields)))
+            started = asyncio.ensure_future(self.start(name))
+            ended = asyncio.ensure_future(self.ended(name))
             try:
-                _, _, (status, out, err) = await asyncio.gather(*calls)
+                await asyncio.gather(created, started)
+                status, out, err = await ended
             finally:
-                await asyncio.gather(*calls, return_exceptions=True)
+                await asyncio.gather(created, started, ended, return_exceptions=True)
             await self.delete(name)
             return status, out.decode(errors="replace"), err.decode(errors="replace")
 
@@ -286,9 +292,9 @@ class AgentOnHost:
     def exec_sh(self, container: str, script: str, **spec: Any) -> tuple[int, str, str]:
         async def go() -> tuple[int, str, str]:
             exec_id = f"e{next(self._numbers)}"
-            _, (status, out, err) = await asyncio.gather(
-                self.exec(container, process("/bin/sh", "-c", script, **spec), exec_id), self.ended(container, exec_id)
-            )
+            started = asyncio.ensure_future(self.exec(container, process("/bin/sh", "-c", script, **spec), exec_id))
+            status, out, err = await self.ended(container, exec_id)
+            await started
             return status, out.decode(errors="replace"), err.decode(errors="replace")
 
         return self.run(go())
@@ -304,7 +310,7 @@ class AgentOnHost:
         self.run(shut())
         self.loop.run_until_complete(asyncio.sleep(0))
         self.loop.close()
-        return self._process.end()
+        return self.process.end()
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 #include "agent.h"
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <linux/if_addr.h>
 #include <linux/neighbour.h>
 #include <linux/netlink.h>
@@ -21,12 +22,6 @@ struct address {
     int family, prefix;
     size_t size;
     uint8_t bytes[16];
-};
-
-struct link {
-    int index;
-    uint8_t mac[6];
-    char name[IFNAMSIZ];
 };
 
 int uevent_socket(void) {
@@ -73,25 +68,6 @@ static int transact(int fd, struct message *message, const char *what) {
     return errno ? fault_call("netlink", what) : 0;
 }
 
-// Calls take for each message of a dump.
-static int dump(int fd, int type, int family, void (*take)(const struct nlmsghdr *header, void *data), void *data) {
-    static _Alignas(8) uint8_t buffer[32768];  // netlink(7): a dump's datagrams are at most this
-    struct message message;
-    struct rtgenmsg *body = begin(&message, type, NLM_F_DUMP, sizeof(struct ifinfomsg));
-    body->rtgen_family = family;
-    if (send(fd, &message, message.header.nlmsg_len, 0) < 0) return fault_call("netlink", "dump");
-    for (;;) {
-        ssize_t got = recv(fd, buffer, sizeof buffer, 0);
-        if (got <= 0) return fault_call("netlink", "dump");
-        unsigned size = got;
-        for (struct nlmsghdr *header = (void *)buffer; NLMSG_OK(header, size); header = NLMSG_NEXT(header, size)) {
-            if (header->nlmsg_type == NLMSG_DONE) return 0;
-            if (header->nlmsg_type == NLMSG_ERROR) return fault(CODE_INTERNAL, "netlink dump: refused");
-            take(header, data);
-        }
-    }
-}
-
 // --- parsing ---
 
 static int parse_address(const char *text, struct address *address) {
@@ -111,32 +87,24 @@ static int parse_address(const char *text, struct address *address) {
     return 0;
 }
 
-static int parse_mac(const char *text, uint8_t mac[6]) {
-    int used = 0;
-    if (sscanf(text, "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx%n", mac, mac + 1, mac + 2, mac + 3, mac + 4, mac + 5, &used) == 6 &&
-        used == 17 && !text[used])
-        return 0;
-    return fault(CODE_INVALID_ARGUMENT, "%.40s is no MAC address", text);
-}
-
 // --- links ---
 
-static void take_link(const struct nlmsghdr *header, void *data) {
-    struct link *wanted = data;
-    const struct ifinfomsg *info = NLMSG_DATA(header);
-    uint8_t mac[6] = {0};
-    char name[IFNAMSIZ] = "";
-    if (header->nlmsg_type != RTM_NEWLINK || wanted->index) return;
-    int size = IFLA_PAYLOAD(header);
-    for (const struct rtattr *attribute = IFLA_RTA(info); RTA_OK(attribute, size); attribute = RTA_NEXT(attribute, size)) {
-        if (attribute->rta_type == IFLA_ADDRESS && RTA_PAYLOAD(attribute) == 6) memcpy(mac, RTA_DATA(attribute), 6);
-        if (attribute->rta_type == IFLA_IFNAME && RTA_PAYLOAD(attribute) <= IFNAMSIZ)
-            memcpy(name, RTA_DATA(attribute), RTA_PAYLOAD(attribute));
+// The name of the interface with this MAC, from what the kernel shows of each.
+static int find_link(const char *mac, char name[IF_NAMESIZE]) {
+    DIR *directory = opendir("/sys/class/net");
+    bool found = false;
+    for (struct dirent *entry; directory && !found && (entry = readdir(directory));) {
+        char path[320], text[64];
+        snprintf(path, sizeof path, "/sys/class/net/%s/address", entry->d_name);
+        if (*entry->d_name == '.' || read_file(AT_FDCWD, path, text, sizeof text) < 0) continue;
+        text[strcspn(text, "\n")] = 0;
+        found = !strcmp(text, mac);
+        snprintf(name, IF_NAMESIZE, "%.*s", IF_NAMESIZE - 1, entry->d_name);
     }
-    if (memcmp(mac, wanted->mac, 6)) return;
-    wanted->index = info->ifi_index;
-    memcpy(wanted->name, name, sizeof name);
-    wanted->name[IFNAMSIZ - 1] = 0;
+    if (directory) closedir(directory);
+    if (found) return 0;
+    errno = ENODEV;
+    return fault_call("interface", mac);
 }
 
 static int set_up(int fd, int index, uint32_t mtu) {
@@ -192,7 +160,9 @@ static int add_neighbour(int fd, int index, const MESSAGE(Neighbour) * neighbour
     struct address address;
     struct message message;
     uint8_t mac[6];
-    if (parse_address(neighbour->address, &address) < 0 || parse_mac(neighbour->mac, mac) < 0) return -1;
+    if (parse_address(neighbour->address, &address) < 0) return -1;
+    if (sscanf(neighbour->mac, "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx", mac, mac + 1, mac + 2, mac + 3, mac + 4, mac + 5) != 6)
+        return fault(CODE_INVALID_ARGUMENT, "%.40s is no MAC address", neighbour->mac);
     struct ndmsg *body = begin(&message, RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, sizeof *body);
     body->ndm_family = address.family;
     body->ndm_ifindex = index;
@@ -204,21 +174,16 @@ static int add_neighbour(int fd, int index, const MESSAGE(Neighbour) * neighbour
 
 // --- the whole ---
 
-static int configure(int fd, const Interface *interface, char name[16]) {
-    struct link link = {0};
-    if (parse_mac(interface->mac, link.mac) < 0 || dump(fd, RTM_GETLINK, AF_UNSPEC, take_link, &link) < 0) return -1;
-    if (!link.index) {
-        errno = ENODEV;
-        return fault_call("interface", interface->mac);
-    }
-    memcpy(name, link.name, IFNAMSIZ);
-    if (set_up(fd, link.index, interface->mtu) < 0) return -1;
+static int configure(int fd, const Interface *interface, char name[IF_NAMESIZE]) {
+    if (find_link(interface->mac, name) < 0) return -1;
+    int index = (int)if_nametoindex(name);
+    if (set_up(fd, index, interface->mtu) < 0) return -1;
     for (size_t i = 0; i < interface->n_addresses; i++)
-        if (add_address(fd, link.index, interface->addresses[i]) < 0) return -1;
+        if (add_address(fd, index, interface->addresses[i]) < 0) return -1;
     for (size_t i = 0; i < interface->n_neighbours; i++)
-        if (add_neighbour(fd, link.index, interface->neighbours[i]) < 0) return -1;
+        if (add_neighbour(fd, index, interface->neighbours[i]) < 0) return -1;
     for (size_t i = 0; i < interface->n_routes; i++)
-        if (add_route(fd, link.index, interface->routes[i]) < 0) return -1;
+        if (add_route(fd, index, interface->routes[i]) < 0) return -1;
     return 0;
 }
 
