@@ -68,11 +68,41 @@ def _listens_at(file: str, must_exist: bool) -> tuple[str, str]:
         return DEFAULT_RUN_DIR, ""
     if b"run_dir" not in data and b"socket" not in data:
         return DEFAULT_RUN_DIR, ""
-    document = _parse(data, file)
+    document = _plain(data)
+    if document is None:
+        document = _parse(data, file)
     run_dir, socket = document.get("run_dir", DEFAULT_RUN_DIR), document.get("socket", "")
     if not isinstance(run_dir, str) or not isinstance(socket, str) or not run_dir.startswith("/"):
         _refuse(file)
     return os.path.normpath(run_dir), socket
+
+
+def _plain(data: bytes) -> dict[str, Any] | None:
+    """The two keys, where they are written as nearly everybody writes them; None leaves it to the parser.
+
+    The parser costs more than all else here. Everything before the first table is looked at, and any line that names
+    one of the keys in another way than `key = "value"` is not for us.
+    """
+    found: dict[str, Any] = {}
+    if b'"""' in data or b"'''" in data or b"\\" in data:
+        return None
+    try:
+        lines = data.decode().splitlines()
+    except UnicodeDecodeError:
+        return None
+    for line in lines:
+        text = line.strip()
+        if text[:1] == "[" and text[-1:] == "]" and text[1:-1].replace("_", "a").isalpha():
+            break
+        if text.startswith("#") or ("run_dir" not in text and "socket" not in text):
+            continue
+        key, _, value = (part.strip() for part in text.partition("="))
+        if key not in ("run_dir", "socket") or key in found or len(value) < 2:
+            return None
+        if value[0] != '"' or value[-1] != '"' or '"' in value[1:-1] or not value.isprintable():
+            return None
+        found[key] = value[1:-1]
+    return found
 
 
 def _parse(data: bytes, file: str) -> dict[str, Any]:

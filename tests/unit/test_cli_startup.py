@@ -47,6 +47,27 @@ def test_help_and_completion_load_no_heavy_thing(words: list[str]) -> None:
     assert "click" in loaded
 
 
+def test_version_of_another_daemon_needs_no_parser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(f'run_dir = "{tmp_path}"\n\n[network]\nbridge = "x"\n')
+    monkeypatch.setenv("SANDBOXD_CONFIG", str(config))
+    assert not modules_of("version") & {"tomllib", "re", "typing"}
+
+
+def test_a_command_loads_no_more_than_its_request_needs(tmp_path: Path) -> None:
+    """It is refused just before it would be sent: there is no daemon."""
+    code = (
+        "import sys; from sandboxd.cli.main import main; status = main(sys.argv[1:]);"
+        "print(' '.join(sys.modules)); sys.exit(status)"
+    )
+    words = ["--socket", str(tmp_path / "none"), "--no-autostart", "run", "busybox", "true"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=30, check=False)
+    loaded = set(done.stdout.split())
+    assert done.returncode == 125 and "grpc.aio" in loaded
+    later = {"sandboxd.client.model", "sandboxd.client.sandbox", "sandboxd.cli.timings", "sandboxd.cli.conversation"}
+    assert not loaded & (later | {"ssl", "google.protobuf.text_format", "sandboxd.base.ports", "secrets", "rich", "tarfile"})
+
+
 def test_help_loads_no_command() -> None:
     assert not [name for name in modules_of("--help") if name.startswith("sandboxd.cli.commands")]
 

@@ -13,6 +13,7 @@ import sys
 import tarfile
 import textwrap
 import threading
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -285,6 +286,38 @@ def test_location(tmp_path: Path) -> None:
     with pytest.raises(SandboxdError) as caught:
         locate.locate(environ={"SANDBOXD_CONFIG": str(tmp_path / "nosuch")})
     assert caught.value.kind.code == "config_unreadable"
+
+
+@pytest.mark.parametrize(
+    ("text", "short"),
+    [
+        ('run_dir = "/a"\n', True),
+        ('# run_dir = "/b"\n\n  run_dir="/a b#c"  \nsocket = ""\ndns = [\n  "1.1.1.1",\n]\n', True),
+        ('data_dir = "/d"\n[machine]\nsocket = 1\nrun_dir = "/no"\n', True),
+        ("# of the socket\n", True),
+        ('run_dir = "/a" # the socket is here\n', False),
+        ("run_dir = '/a'\n", False),
+        ('"run_dir" = "/a"\n', False),
+        ('run_dir = "/\\u0061"\n', False),
+        ('x = """\nrun_dir = "/no"\n"""\nrun_dir = "/a"\n', False),
+        ('x = ["run_dir"]\nrun_dir = "/a"\n', False),
+        ('run_dir = "/a"\nrun_dir = "/b"\n', False),
+        ('socket = "/a\tb"\n', False),
+    ],
+)
+def test_the_short_way_to_read_a_configuration_reads_what_toml_does(text: str, short: bool) -> None:
+    found = locate._plain(text.encode())
+    assert (found is not None) == short
+    if found is not None:
+        document = tomllib.loads(text)
+        assert found == {key: document[key] for key in ("run_dir", "socket") if key in document}
+
+
+def test_a_configuration_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_bytes(b'run_dir = "/\xff"\n')
+    with pytest.raises(SandboxdError):
+        locate.locate(config=str(config), environ={})
 
 
 def test_nobody_there(tmp_path: Path) -> None:
