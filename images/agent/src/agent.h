@@ -165,7 +165,7 @@ enum process_state {
 };
 struct stream {
     struct watch watch;
-    bool eof, eof_told;
+    bool eof, eof_told, wide;
     size_t left;  // in the pipe when the process ended
 };
 struct process {
