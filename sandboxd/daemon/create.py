@@ -34,7 +34,7 @@ from sandboxd.daemon.records import SandboxRecord
 from sandboxd.daemon.registry import Registry
 from sandboxd.daemon.request import Request
 from sandboxd.image.record import ImageRecord
-from sandboxd.shim.launch import ATTACH_ONLY, ShimClient, start_shim
+from sandboxd.shim.launch import ATTACH_ONLY, ShimClient, Zygote, start_shim
 from sandboxd.storage import DiskTemplates
 from sandboxd.vmm.limits import check_memory
 
@@ -56,6 +56,7 @@ class Workshop:
     machines: Machines
     networks: Networks
     disks: DiskTemplates
+    zygote: Zygote
 
 
 class Creation:
@@ -154,7 +155,7 @@ class Creation:
         async with self._shop.machines.booting:
             live.stages.record("turn", queued_ns, monotonic_ns())
             with live.stages.stage("shim"):
-                live.shim = await start_shim(spec)
+                live.shim = await start_shim(spec, self._shop.zygote)
             await self._cloning
             with live.stages.stage("boot"):
                 await self._make_container(live.shim, spec)

@@ -29,6 +29,7 @@ from sandboxd.daemon.service_sandboxes import SandboxesService
 from sandboxd.daemon.service_system import SystemService
 from sandboxd.daemon.status import ErrorInterceptor
 from sandboxd.daemon.store import Store
+from sandboxd.shim.launch import Zygote
 from sandboxd.storage import DiskTemplates
 
 READY_TIMEOUT_S = 60.0
@@ -76,7 +77,9 @@ class Daemon:
             networks = Networks(self._config, self._paths)
             stack.push_async_callback(self._close_networks, networks, registry)
             disks = DiskTemplates(self._paths.disk_templates)
-            shop = Workshop(self._config, self._paths, registry, machines, networks, disks)
+            zygote = Zygote()
+            stack.push_async_callback(zygote.close)
+            shop = Workshop(self._config, self._paths, registry, machines, networks, disks, zygote)
             sandboxes = Sandboxes(shop, events)
             stack.push_async_callback(sandboxes.close)
             executions = Executions(sandboxes, images, events, self._paths)
@@ -97,6 +100,7 @@ class Daemon:
             stack.push_async_callback(self._stop, server)
             stack.enter_context(pid_file(self._paths))
             machines.begin()
+            zygote.begin()
             await self._run(health)
 
     async def _run(self, health: Health) -> None:

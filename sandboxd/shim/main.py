@@ -1,11 +1,15 @@
 """The shim's entry: `serve RUN_DIR` looks after one sandbox until it is shut down; `-v` prints the version.
 
+`zygote` is for the daemon: a process that becomes shims quickly.
+
 Imports nothing heavy: what serving needs is loaded when its socket listens already.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import NoReturn
 
 import sandboxd
 
@@ -23,7 +27,20 @@ def main(arguments: list[str] | None = None) -> None:
             leave_out()
             from sandboxd.shim.serve import serve
 
-            sys.exit(serve(run_dir))
+            _exit(serve(run_dir))
+        case ["zygote", *_]:  # more words only make room for the command line of the shims that it becomes
+            from sandboxd.shim.diet import leave_out
+
+            leave_out()
+            from sandboxd.shim.zygote import serve_zygote
+
+            sys.exit(serve_zygote())
         case _:
             print(USAGE, file=sys.stderr)
             sys.exit(2)
+
+
+def _exit(status: int) -> NoReturn:
+    """At once: taking the interpreter apart, object by object, is a tenth of a second in which a sandbox still is."""
+    sys.stderr.flush()
+    os._exit(status)

@@ -14,6 +14,10 @@ ATTACH_ONLY = "attach://"
 """As `stdin`: the process gets a standard input, whose data comes by Attach and which CloseIO ends."""
 
 READY = b"ready\n"
-"""What a shim writes to its stdout when its socket answers."""
+"""What a shim writes to its stdout when its socket answers, and a zygote to its daemon when it is warm."""
+GO = b"go\n"
+"""What the launcher of a forked shim writes to it when it holds its pidfd."""
+REQUEST_MAX_BYTES = 4096
+"""Of a request to the zygote: a number and a path."""
 SPAWN_TIME_VARIABLE = "SANDBOXD_SPAWN_NS"
 """Environment: CLOCK_MONOTONIC nanoseconds when the launcher spawned the shim."""

@@ -20,7 +20,7 @@ from sandboxd.core.output_log import decode_record, older_file
 from sandboxd.core.reclaim import reclaim
 from sandboxd.core.spec import SandboxSpec
 from sandboxd.guest.boot import prepare_guest
-from sandboxd.shim.launch import ShimClient, start_shim
+from sandboxd.shim.launch import ShimClient, Zygote, start_shim
 from sandboxd.storage.disks import DiskTemplates
 
 DATA_DIR = Path(os.environ.get("DATA_DIR", "/var/lib/sandboxd"))
@@ -178,10 +178,10 @@ class ShimHouse:
         ]
 
     @contextlib.asynccontextmanager
-    async def box(self, **changes: Any) -> AsyncIterator[Box]:
+    async def box(self, zygote: Zygote | None = None, **changes: Any) -> AsyncIterator[Box]:
         """A sandbox whose shim runs; at the end it is reclaimed, whatever became of it."""
         spec = self.spec(**changes)
-        client = await start_shim(spec)
+        client = await start_shim(spec, zygote)
         box = Box(client, spec, self)
         try:
             yield box

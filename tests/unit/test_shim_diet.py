@@ -41,6 +41,35 @@ def test_rooms_a_shim_never_enters(loaded: dict[str, str | None], room: str) -> 
     assert not [module for module in loaded if module == room or module.startswith(f"{room}.")]
 
 
+ZYGOTE = """
+import json, os, sys
+from sandboxd.shim.diet import leave_out
+leave_out()
+import sandboxd.shim.zygote
+sandboxd.shim.warm.warm_up()
+print(json.dumps({name: getattr(module, "__file__", None) for name, module in sys.modules.items()}))
+print(len(os.listdir("/proc/self/task")), flush=True)
+import random, tempfile, uuid
+for _ in range(2):
+    if not os.fork():
+        print(random.random(), next(tempfile._get_candidate_names()), uuid.uuid4(), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+def test_a_zygote_has_all_of_a_shim_and_no_more(loaded: dict[str, str | None]) -> None:
+    done = subprocess.run([sys.executable, "-I", "-c", ZYGOTE], capture_output=True, check=True, text=True)
+    first, threads, *draws = done.stdout.splitlines()
+    modules: dict[str, str | None] = json.loads(first)
+    assert not [name for name in FORBIDDEN if modules.get(name)]
+    assert not [name for name in modules if name.startswith(tuple(f"{room}." for room in ROOMS))]
+    assert loaded.keys() <= modules.keys()
+    assert threads == "1", "a fork copies only the thread that calls it"
+    mine, others = (line.split() for line in draws)
+    assert not set(mine) & set(others), "no two shims draw the same random numbers"
+
+
 def test_the_entry_alone_loads_next_to_nothing() -> None:
     code = "import sys, sandboxd.shim.main; print(len([m for m in sys.modules if m.startswith('sandboxd')]))"
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, check=True, text=True)
