@@ -1,11 +1,13 @@
 """How fast this host's time stamp counter runs: what a guest without a timer to measure it by has to be told.
 
 The kernel keeps the figure to itself, so it is measured: the counter against CLOCK_MONOTONIC_RAW, between two readings.
-One reading is taken when this module loads, which is long enough before any use to make the other one exact.
+One reading is taken when this module loads, which is long enough before any use to make the other one exact. A process
+that is forked takes its own: its parent's may be from before the host slept, through which the counter need not count.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from sandboxd.linux import _tsc
@@ -27,6 +29,14 @@ def _read() -> _Reading:
 
 
 _first = _read()
+
+
+def _begin_anew() -> None:
+    global _first
+    _first = _read()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def baseline_missing_s() -> float:
