@@ -787,6 +787,15 @@ DAEMON_STATE_UNUSABLE = _kind(
     blame=Blame.HOST,
     grpc="FAILED_PRECONDITION",
 )
+DAEMON_STATE_NOT_WRITTEN = _kind(
+    "daemon_state_not_written",
+    "the daemon's state in {path} could not be written",
+    "{reason}",
+    "Make room on its file system (`df {path}`), and try again.",
+    blame=Blame.HOST,
+    retryable=True,
+    grpc="RESOURCE_EXHAUSTED",
+)
 DAEMON_DIRECTORY_UNUSABLE = _kind(
     "daemon_directory_unusable",
     "sandboxd cannot use {path}",

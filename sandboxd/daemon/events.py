@@ -44,7 +44,8 @@ class EventBus:
         self._store = store
         self._subscribers: set[_Subscriber] = set()
 
-    def publish(self, kind: str, action: str, id_: str, name: str = "", **attributes: str) -> None:
+    def publish(self, kind: str, action: str, id_: str, name: str = "", /, **attributes: str) -> None:
+        """By position what is ours: attributes hold a user's labels, which may have any name."""
         event = EventRecord(unix_ns(), kind, action, id_, name, attributes)
         self._store.post_event(event)
         for subscriber in self._subscribers:

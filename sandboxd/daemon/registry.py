@@ -93,7 +93,8 @@ class Registry:
         try:
             await self._store.insert(record)
         except BaseException:
-            await self.delete(record.id)
+            self._drop(record.id)
+            await self._store.delete(record.id)
             raise
         return record
 
@@ -105,15 +106,18 @@ class Registry:
         return record
 
     async def delete(self, sandbox_id: str) -> None:
-        """Idempotent."""
-        record = self._records.pop(sandbox_id, None)
-        if record:
-            self._ids_by_name.pop(record.name, None)
+        """Idempotent. What cannot be removed from the store stays here too, and can be removed later."""
         await self._store.delete(sandbox_id)
+        self._drop(sandbox_id)
 
     def _put(self, record: SandboxRecord) -> None:
         self._records[record.id] = record
         self._ids_by_name[record.name] = record.id
+
+    def _drop(self, sandbox_id: str) -> None:
+        record = self._records.pop(sandbox_id, None)
+        if record:
+            self._ids_by_name.pop(record.name, None)
 
     def _new_id(self) -> SandboxId:
         while True:

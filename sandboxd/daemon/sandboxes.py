@@ -48,6 +48,7 @@ class Sandboxes:
         self._live: dict[str, Live] = {}
         self._tasks: set[asyncio.Task[object]] = set()
         self._creations: set[asyncio.Task[Live]] = set()
+        self._forgetting: dict[str, asyncio.Task[object]] = {}
 
     @property
     def registry(self) -> Registry:
@@ -66,6 +67,8 @@ class Sandboxes:
         live = self._live.get(record.id)
         if live is None or record.state not in (State.RUNNING, State.PAUSED):
             raise _wrong_state(record, operation, "running")
+        if live.finishing:
+            raise _wrong_state(replace(record, state=State.STOPPED), operation, "running")
         return live, live.require_shim(operation)
 
     def require_alive(self, record: SandboxRecord, operation: str) -> tuple[Live, ShimClient]:
@@ -73,6 +76,8 @@ class Sandboxes:
         live = self._live.get(record.id)
         if live is None or not record.alive:
             raise _wrong_state(record, operation, "created or running")
+        if live.finishing:
+            raise _wrong_state(replace(record, state=State.STOPPED), operation, "created or running")
         return live, live.require_shim(operation)
 
     # --- making and starting ---
@@ -115,7 +120,19 @@ class Sandboxes:
         return live
 
     async def start(self, sandbox_id: str) -> SandboxRecord:
-        """Raises sandbox_wrong_state, command_not_found, command_not_executable; after these it has stopped."""
+        """Raises sandbox_wrong_state, command_not_found, command_not_executable; after these it has stopped.
+
+        Done to its end, whether or not the caller stays: the record must not say less than what runs.
+        """
+        starting = asyncio.create_task(self._start(sandbox_id))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await asyncio.wait({starting})
+            starting.cancelled() or starting.exception()
+            raise
+
+    async def _start(self, sandbox_id: str) -> SandboxRecord:
         live = self._live.get(sandbox_id)
         record = self._record(sandbox_id)
         if live is None:
@@ -257,20 +274,34 @@ class Sandboxes:
         if live.timed_out:
             exit_ = replace(exit_, reason="timeout")
         # First, because the release takes away what a next daemon would read it from, if this one dies now.
-        await self.registry.change(live.id, exit=exit_)
+        await self._note(live, exit=exit_)
         with live.stages.stage("release"):
             await self._release(live)
-        record = await self.registry.change(live.id, state=State.STOPPED, slot=None)
+        await self._note(live, state=State.STOPPED, slot=None)
         _log.info("sandbox %s ended: %s, status %d", live.id, exit_.reason, exit_.exit_status)
         self._tell(live.id, "oom" if exit_.reason == "oom_killed" else "", exitCode=str(exit_.exit_status))
         self._tell(live.id, "die", exitCode=str(exit_.exit_status), reason=exit_.reason)
+        record = self._record(live.id)
         if record.parsed_config().remove:
-            await self._forget(record)
+            try:
+                await self._forget(record)
+            except SandboxdError as error:
+                _log.error("sandbox %s was not removed: %s %s", live.id, error.message, error.cause)
         del self._live[live.id]
         live.ended.set_result(exit_)
 
+    async def _note(self, live: Live, **changes: object) -> None:
+        """What could not be written is known to this daemon all the same: a full disk must not keep it from ending."""
+        try:
+            await self.registry.change(live.id, **changes)
+        except SandboxdError as error:
+            _log.error("sandbox %s: its end was not written down: %s %s", live.id, error.message, error.cause)
+
     async def _release(self, live: Live) -> None:
-        """Machine and shim first: nothing may use the tap when its slot becomes another's."""
+        """The slot stays taken until both are through, so nobody else can come to use its tap or its uid."""
+        await asyncio.gather(self._release_machine(live), self._release_network(live))
+
+    async def _release_machine(self, live: Live) -> None:
         if live.shim:
             try:
                 described = await asyncio.wait_for(live.shim.describe(), KILL_TIMEOUT_S)
@@ -279,26 +310,42 @@ class Sandboxes:
                 _log.debug("sandbox %s: no stages: %s", live.id, error)
             await end_shim(live.shim)
         await asyncio.to_thread(_reclaim, self._shop.paths, live.id)
+
+    async def _release_network(self, live: Live) -> None:
+        """Without waiting for the machine: one that still lived would be cut off, and a tap can be open while it goes."""
         slot = self._record(live.id).slot
-        if slot is not None:
-            try:
-                await self._shop.networks.release(slot)
-            except Exception:  # the sandbox has ended all the same, and whoever waits for it must learn so
-                _log.exception("sandbox %s: its network was not released", live.id)
+        if slot is None:
+            return
+        try:
+            await self._shop.networks.release(slot)
+        except Exception:  # the sandbox has ended all the same, and whoever waits for it must learn so
+            _log.exception("sandbox %s: its network was not released", live.id)
 
     async def _forget(self, record: SandboxRecord) -> None:
-        """Record and log."""
-        await self.registry.delete(record.id)
-        await asyncio.to_thread(shutil.rmtree, self._shop.paths.data_of(record.id), ignore_errors=True)
+        """Log and record. Done once, and to its end, however many ask for it and go away."""
+        if record.id not in self.registry:
+            return
+        if record.id not in self._forgetting:
+            self._forgetting[record.id] = self._spawn(self._forget_once(record), f"removal of {record.id}")
+        await asyncio.shield(self._forgetting[record.id])
+
+    async def _forget_once(self, record: SandboxRecord) -> None:
+        try:
+            # The log first: on a full disk it may be what the record's removal needs the room of.
+            await asyncio.to_thread(shutil.rmtree, self._shop.paths.data_of(record.id), ignore_errors=True)
+            await self.registry.delete(record.id)
+        finally:
+            del self._forgetting[record.id]
         self._events.publish("sandbox", "destroy", record.id, record.name)
 
     # --- time-outs ---
 
     def _arm_timeout(self, live: Live, record: SandboxRecord) -> None:
         timeout_s = record.parsed_config().timeout_s
-        if not timeout_s or live.ended.done():
+        if not timeout_s or live.finishing or live.ended.done():
             return
-        left_s = max(0.0, timeout_s - (unix_ns() - record.started_unix_ns) / 1e9)
+        # Bounded on both sides: the host's clock may have been set meanwhile.
+        left_s = min(max(0.0, timeout_s - (unix_ns() - record.started_unix_ns) / 1e9), timeout_s)
         live.timer = asyncio.get_running_loop().call_later(left_s, self._on_timeout, live)
 
     def _on_timeout(self, live: Live) -> None:
@@ -312,7 +359,7 @@ class Sandboxes:
         for creation in self._creations:
             creation.cancel()
         finishing = {f"watch {live.id}" for live in self._live.values() if live.finishing}
-        for task in self._tasks:
+        for task in self._tasks - set(self._forgetting.values()):
             if task.get_name() not in finishing:
                 task.cancel()
         await asyncio.gather(*self._creations, *self._tasks, return_exceptions=True)
@@ -326,10 +373,11 @@ class Sandboxes:
     def _record(self, sandbox_id: str) -> SandboxRecord:
         return self.registry.resolve(sandbox_id)
 
-    def _spawn(self, work: Coroutine[object, object, object], name: str) -> None:
+    def _spawn(self, work: Coroutine[object, object, object], name: str) -> asyncio.Task[object]:
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._on_done)
+        return task
 
     def _on_done(self, task: asyncio.Task[object]) -> None:
         self._tasks.discard(task)
@@ -345,9 +393,11 @@ class Sandboxes:
 
 
 async def end_shim_from_outside(shim: ShimClient) -> None:
-    """Asks the shim to end; its watcher sees it go and cleans up."""
+    """Asks the shim to end; its watcher sees it go and cleans up. One that agrees and stays is killed."""
     try:
-        await asyncio.wait_for(shim.shutdown(now=True), KILL_TIMEOUT_S)
+        async with asyncio.timeout(KILL_TIMEOUT_S):
+            await shim.shutdown(now=True)
+            await shim.died()
     except (TimeoutError, SandboxdError) as error:
         _log.info("shim %d does not end by itself: %s", shim.pid, error)
         with contextlib.suppress(ProcessLookupError):
@@ -369,7 +419,10 @@ def _reclaim(paths: Paths, sandbox_id: str) -> None:
     if left:
         _log.warning("sandbox %s: not everything could be removed: %s", sandbox_id, "; ".join(left))
     # After a power cut nothing in /run says that there was a disk.
-    (paths.data_of(sandbox_id) / DISK).unlink(missing_ok=True)
+    try:
+        (paths.data_of(sandbox_id) / DISK).unlink(missing_ok=True)
+    except OSError as error:
+        _log.warning("sandbox %s: its disk was not removed: %s", sandbox_id, error)
 
 
 def _wrong_state(record: SandboxRecord, operation: str, needed: str) -> SandboxdError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
-from sandboxd.base.errors import DAEMON_STATE_UNUSABLE, SandboxdError
+from sandboxd.base.errors import DAEMON_STATE_NOT_WRITTEN, DAEMON_STATE_UNUSABLE, SandboxdError
 from sandboxd.core.lifecycle import State
 from sandboxd.daemon.migrations import migrate
 from sandboxd.daemon.records import EventRecord, Exit, Port, SandboxRecord
@@ -37,9 +38,13 @@ _INSERT = f"INSERT INTO sandboxes ({_COLUMNS}) VALUES ({', '.join('?' * 16)})"  
 
 
 class Store:
-    """Rows in, rows out. Calls are done in the order in which they were made."""
+    """Rows in, rows out. Calls are done in the order in which they were made, also for callers that went away.
 
-    def __init__(self, connection: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
+    All raise daemon_state_not_written: no room, or a disk that fails.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
+        self._path = path
         self._connection = connection
         self._thread = thread
 
@@ -52,7 +57,7 @@ class Store:
         except BaseException:
             thread.shutdown(wait=False)
             raise
-        return cls(connection, thread)
+        return cls(path, connection, thread)
 
     async def insert(self, record: SandboxRecord) -> None:
         """Adds a row; its id, name and slot must be new."""
@@ -100,7 +105,12 @@ class Store:
         self._thread.shutdown(wait=False)
 
     async def _run(self, work: Callable[[], T]) -> T:
-        return await asyncio.wrap_future(self._thread.submit(work))
+        # Shielded: a caller that is cancelled would take its work back from the queue, and what memory knows already
+        # would never be written.
+        try:
+            return await asyncio.shield(asyncio.wrap_future(self._thread.submit(work)))
+        except sqlite3.OperationalError as error:
+            raise SandboxdError(DAEMON_STATE_NOT_WRITTEN, path=self._path, reason=f"{error}.") from error
 
     def _append_event(self, event: EventRecord) -> None:
         row = (event.unix_ns, event.type, event.action, event.id, event.name, json.dumps(event.attributes))
@@ -114,8 +124,10 @@ class Store:
 
 def _open(path: Path) -> sqlite3.Connection:
     try:
+        # Born private: whoever opened it before a chmod could read all that comes later.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
-    except sqlite3.Error as error:
+    except (OSError, sqlite3.Error) as error:
         raise SandboxdError(DAEMON_STATE_UNUSABLE, path=path, reason=f"{error}.") from None
     try:
         path.chmod(0o600)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,6 +165,41 @@ def test_an_ambiguous_prefix_names_its_matches(tmp_path: Path) -> None:
             registry.resolve("ab")
         assert caught.value.kind.code == "sandbox_ambiguous"
         assert "ab0000000000, ab1111111111" in caught.value.cause
+        await store.close()
+
+    asyncio.run(run())
+
+
+def test_a_caller_that_goes_away_takes_nothing_back(tmp_path: Path) -> None:
+    async def run() -> None:
+        store = await Store.open(tmp_path / "state.db")
+        registry = Registry(store, 10)
+        kept = await registry.claim(record(name="kept"))
+        release = threading.Event()
+        slow = asyncio.ensure_future(store._run(release.wait))
+        deleting = asyncio.create_task(registry.delete(kept.id))
+        await asyncio.sleep(0)
+        deleting.cancel()
+        await asyncio.gather(deleting, return_exceptions=True)
+        release.set()
+        await slow
+        assert await store.sandboxes() == []
+        await store.close()
+
+    asyncio.run(run())
+
+
+def test_a_disk_without_room_is_told_and_forgets_nothing(tmp_path: Path) -> None:
+    async def run() -> None:
+        store = await Store.open(tmp_path / "state.db")
+        registry = Registry(store, 10)
+        kept = await registry.claim(record(name="kept"))
+        store._connection.execute("PRAGMA query_only = ON")
+        with pytest.raises(SandboxdError, match="could not be written"):
+            await registry.claim(record(name="more"))
+        with pytest.raises(SandboxdError, match="could not be written"):
+            await registry.delete(kept.id)
+        assert registry.named("kept") and not registry.named("more")
         await store.close()
 
     asyncio.run(run())
