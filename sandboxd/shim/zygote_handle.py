@@ -23,7 +23,9 @@ from sandboxd.shim.names import GO, READY, REQUEST_MAX_BYTES
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 """A shim's, whoever starts it."""
 WARM_TIMEOUT_S = 60.0
-FORK_TIMEOUT_S = 2.0
+FORK_TIMEOUT_S = 5.0
+AHEAD_S = 0.5
+"""How long a start waits for one that is getting warm: it is ahead of a shim that would begin to load the same now."""
 _COMMAND_LINE_ROOM = "-" * 256
 _STDERR = 2
 
@@ -47,7 +49,7 @@ class Zygote:
         self._child: Child | None = None
         self._control: socket.socket | None = None
         self._keeping: asyncio.Task[None] | None = None
-        self._warm = asyncio.Event()
+        self._decided = asyncio.Event()  # it is warm, or will not be
         self._was_warm = False
         self._closed = False
 
@@ -56,13 +58,18 @@ class Zygote:
         """0 when there is none."""
         return self._child.pid if self._child else 0
 
-    async def wait_warm(self) -> None:
-        """Until a shim would come from it. Without a bound."""
-        await self._warm.wait()
+    async def wait_warm(self, timeout_s: float) -> bool:
+        """Until the one that was begun is warm: True. False when it was not begun, ends, or takes longer."""
+        if self._keeping and not self._keeping.done():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._decided.wait()
+        return self._control is not None
 
     def begin(self) -> None:
         """Starts one in the background unless there is one. Returns at once."""
         if not self._closed and (self._keeping is None or self._keeping.done()):
+            self._decided.clear()
             self._keeping = asyncio.get_running_loop().create_task(self._keep())
 
     async def close(self) -> None:
@@ -73,24 +80,26 @@ class Zygote:
             await asyncio.gather(self._keeping, return_exceptions=True)
 
     async def fork(self, run_dir: Path, log_fd: int) -> Forked | None:
-        """A shim for `run_dir`, its stderr `log_fd`. None when the zygote is not there at once, or fails: then no shim
-        of it will ever run.
+        """A shim for `run_dir`, its stderr `log_fd`. None when there is no zygote, nor one nearly warm, or it fails:
+        then no shim of it will ever run.
         """
-        if not self._control:
+        if not self._control and not await self.wait_warm(AHEAD_S):
             self.begin()
             return None
+        control, child = self._control, self._child
+        assert control and child
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             ours.setblocking(False)
             with theirs:
                 message = f"{monotonic_ns()} {run_dir}".encode(errors="surrogateescape")
-                socket.send_fds(self._control, [message], [log_fd, theirs.fileno()])
+                socket.send_fds(control, [message], [log_fd, theirs.fileno()])
             return await _answer(ours)
         except OSError as error:
             ours.close()
             _log.warning("the zygote made no shim of %s: %s", run_dir, error or "it does not answer")
-            if isinstance(error, TimeoutError) and self._child:
-                self._child.send_signal(signal.SIGKILL)
+            if isinstance(error, TimeoutError):
+                child.send_signal(signal.SIGKILL)
             return None
         except BaseException:
             ours.close()
@@ -99,14 +108,14 @@ class Zygote:
     async def _keep(self) -> None:
         """One after the other. One that does not get warm is replaced only when a shim is asked for."""
         self._was_warm = True
-        while self._was_warm:
-            self._was_warm = False
-            try:
-                status = await self._live()
-            except OSError as error:
-                _log.warning("there is no zygote, starts take longer: %s", error or "it did not get warm")
-                return
-            _log.warning("the zygote ended with status %d", status)
+        try:
+            while self._was_warm:
+                self._was_warm = False
+                _log.warning("the zygote ended with status %d", await self._live())
+        except OSError as error:
+            _log.warning("there is no zygote, starts take longer: %s", error or "it did not get warm")
+        finally:
+            self._decided.set()
 
     async def _live(self) -> int:
         """One zygote's life; its return code."""
@@ -122,11 +131,11 @@ class Zygote:
                         await wait_readable(ours.fileno())
                     if ours.recv(len(READY)) == READY:
                         self._control, self._was_warm = ours, True
-                        self._warm.set()
+                        self._decided.set()
                     return await child.wait()
                 finally:
                     self._child = self._control = None
-                    self._warm.clear()
+                    self._decided.clear()
 
 
 def _spawn(control_fd: int) -> Child:

@@ -45,7 +45,7 @@ async def warm_zygote() -> AsyncIterator[Zygote]:
     zygote = Zygote()
     zygote.begin()
     try:
-        await zygote.wait_warm()
+        assert await zygote.wait_warm(30)
         yield zygote
     finally:
         await zygote.close()
@@ -164,10 +164,9 @@ def test_a_dead_zygote_is_replaced_and_waited_for_by_nobody(house: ShimHouse) ->
             old = zygote.pid
             os.kill(old, signal.SIGKILL)
             async with house.box(zygote) as second:  # whether its death is known already or not
-                assert parent(second.client.pid) == os.getpid()
+                assert parent(second.client.pid) != old
                 assert await second.client.describe() and await first.client.describe(), "the first lives on"
-                await zygote.wait_warm()
-                assert zygote.pid != old
+                assert await zygote.wait_warm(30) and zygote.pid != old
                 async with house.box(zygote) as third:
                     assert parent(third.client.pid) == zygote.pid
 
@@ -236,6 +235,30 @@ def test_daemon_and_zygote() -> None:
         daemon.start()
         assert [daemon.get(sandbox).machine for sandbox in (first, second)] == before
         assert daemon.exec(second, "echo", "reached").stdout == b"reached\n"
+
+
+def test_one_that_is_nearly_warm_is_waited_for_and_one_that_never_is_is_not(
+    house: ShimHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        zygote = Zygote()
+        monkeypatch.setattr("sandboxd.shim.zygote_handle.AHEAD_S", 30)
+        zygote.begin()
+        async with house.box(zygote) as box:
+            assert parent(box.client.pid) == zygote.pid
+        await zygote.close()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "executable", "/bin/false")
+            zygote = Zygote()
+            zygote.begin()
+            assert not await zygote.wait_warm(30) and zygote.pid == 0
+        async with house.box(zygote) as box:  # which asks for a new one
+            assert parent(box.client.pid) == os.getpid()
+            assert await zygote.wait_warm(30)
+        await zygote.close()
+
+    go(scenario())
 
 
 def test_a_closed_zygote_makes_nothing(tmp_path: Path) -> None:
