@@ -101,9 +101,9 @@ class Daemon:
             stack.enter_context(pid_file(self._paths))
             machines.begin()
             zygote.begin()
-            await self._run(health)
+            await self._run(health, networks)
 
-    async def _run(self, health: Health) -> None:
+    async def _run(self, health: Health, networks: Networks) -> None:
         assert self._reconciler
         reconciling = asyncio.create_task(self._reconciler.run())
         ending = asyncio.create_task(self._ending.wait())
@@ -115,6 +115,7 @@ class Daemon:
                 await health.serving()
                 _log.info("sandboxd %d serves %s", os.getpid(), self._config.socket_path)
                 notify("READY=1")
+                networks.begin()
             await ending
         finally:
             notify("STOPPING=1")

@@ -312,7 +312,7 @@ class Sandboxes:
         await asyncio.to_thread(_reclaim, self._shop.paths, live.id)
 
     async def _release_network(self, live: Live) -> None:
-        """Without waiting for the machine: one that still lived would be cut off, and a tap can be open while it goes."""
+        """Does not wait for the machine: one that still lived is cut off, and a tap may go while it is open."""
         slot = self._record(live.id).slot
         if slot is None:
             return

@@ -10,5 +10,5 @@
     reservations the host's side of published ports; state: what a restart must find
     diagnosis    what `doctor` says
 
-Nothing here imports pyroute2 or libnftables before the first networked sandbox.
+Nothing here imports pyroute2 or libnftables before `begin` or the first networked sandbox.
 """

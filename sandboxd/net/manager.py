@@ -62,6 +62,10 @@ class NetworkManager:
         await self._bounded("starting it", self._on_worker(lambda host: host.start()))
         self._watch()
 
+    def begin(self) -> None:
+        """Loads in the background what the first `attach` needs; touches nothing of the host."""
+        self._errand(asyncio.get_running_loop().run_in_executor(self._worker, self._load))
+
     async def attach(self, slot: int, ports: Sequence[PortRequest]) -> Lease:
         """Puts the sandbox of this slot on the network.
 
@@ -135,6 +139,12 @@ class NetworkManager:
                 raise SandboxdError(NETWORK_SETUP_FAILED, what="loading libnftables", reason=f"{error}.") from error
             self._host_network = HostNetwork(self._settings, self._state_dir)
         return self._host_network
+
+    def _load(self) -> None:
+        self._host()
+        from sandboxd.net import links
+
+        links.load()
 
     def _conntrack(self) -> Conntrack:
         """Made in the janitor's thread."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+import sys
+import textwrap
 from ipaddress import IPv4Address, IPv4Network, ip_address
 from pathlib import Path
 
@@ -270,6 +273,28 @@ def test_the_holder_of_a_port_is_named(tmp_path: Path) -> None:
 
 
 # --- netlink ---
+
+
+def test_what_is_loaded_ahead_touches_nothing(tmp_path: Path) -> None:
+    """In a process of its own: what the first sandbox needs is loaded, and there is still no network."""
+    script = textwrap.dedent(f"""
+        import asyncio, os, sys
+        from pathlib import Path
+        from sandboxd.net.manager import NetworkManager
+        from sandboxd.net.settings import NetworkSettings
+
+        async def main():
+            manager = NetworkManager(NetworkSettings(bridge="sbr-ahead", tap_prefix="sah"), Path({str(tmp_path)!r}))
+            assert "pyroute2" not in sys.modules
+            manager.begin()
+            await manager.close(remove=False)
+            assert {{"pyroute2", "sandboxd.net.host"}} <= sys.modules.keys()
+            assert not os.path.exists("/sys/class/net/sbr-ahead") and not os.listdir({str(tmp_path)!r})
+
+        asyncio.run(main())
+    """)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def _event(kind: int, table: str, subsystem: int = 10) -> bytes:
