@@ -522,6 +522,13 @@ IMAGE_IN_USE = _kind(
     "Remove them first (`sandboxctl rm -f {first}`), or remove the image with `sandboxctl rmi --force {reference}`.",
     grpc="FAILED_PRECONDITION",
 )
+IMAGE_RUNNING = _kind(
+    "image_running",
+    "the image {reference} is used by a running sandbox",
+    "{count} sandboxes run on it: {sandboxes}.",
+    "Remove them first: `sandboxctl rm -f {first}`.",
+    grpc="FAILED_PRECONDITION",
+)
 IMAGE_SEVERAL_REFERENCES = _kind(
     "image_several_references",
     "the image {reference} has several names",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import AsyncIterator
@@ -10,7 +11,7 @@ from typing import Any
 
 from sandboxd.api import sandboxd_pb2 as api
 from sandboxd.api import shim_pb2
-from sandboxd.base.errors import SandboxdError
+from sandboxd.base.errors import SANDBOX_WRONG_STATE, SandboxdError
 from sandboxd.core.oci.generate import ExecOptions, exec_process
 from sandboxd.daemon.bundle import read_config
 from sandboxd.daemon.events import EventBus
@@ -58,16 +59,20 @@ class Executions:
         process = await self._process(record, wanted)
         exec_id = secrets.token_hex(EXEC_ID_BYTES)
         stdin = wanted.stdin and not wanted.detach
-        await shim.exec(exec_id, process, terminal=wanted.terminal, stdin=ATTACH_ONLY if stdin else "")
-        if wanted.detach:
-            await self._start(record, shim, exec_id, wanted)
-            await context.write(api.ProcessOutput(started=True))
-            return
         session = None
         try:
-            session = Session(live, shim, self._paths, exec_id=exec_id, stdin=stdin, terminal=wanted.terminal)
-            await session.attach()
-            ended = await self._start(record, shim, exec_id, wanted)
+            try:
+                await shim.exec(exec_id, process, terminal=wanted.terminal, stdin=ATTACH_ONLY if stdin else "")
+                if not wanted.detach:
+                    session = Session(live, shim, self._paths, exec_id=exec_id, stdin=stdin, terminal=wanted.terminal)
+                    await session.attach()
+                ended = await self._start(record, shim, exec_id, wanted)
+            except BaseException:
+                self._spawn(_forget(shim, exec_id))
+                raise
+            if session is None:
+                await context.write(api.ProcessOutput(started=True))
+                return
             await context.write(api.ProcessOutput(started=True))
             await session.run(messages, context)
         finally:
@@ -82,7 +87,13 @@ class Executions:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _process(self, record: SandboxRecord, wanted: api.ExecConfig) -> dict[str, Any]:
-        config = await asyncio.to_thread(read_config, self._paths.run_of(record.id) / BUNDLE)
+        try:
+            config = await asyncio.to_thread(read_config, self._paths.run_of(record.id) / BUNDLE)
+        except FileNotFoundError:
+            operation = "execute a command in"
+            raise SandboxdError(
+                SANDBOX_WRONG_STATE, operation=operation, id=record.id, state="stopped", needed="running"
+            ) from None
         passwd, group = self._images.accounts(record.image_id) if wanted.user else (b"", b"")
         options = ExecOptions(
             command=tuple(wanted.command),
@@ -101,12 +112,8 @@ class Executions:
     async def _start(
         self, record: SandboxRecord, shim: ShimClient, exec_id: str, wanted: api.ExecConfig
     ) -> asyncio.Future[shim_pb2.Exit]:
-        """Answers how it will have ended. A process that cannot be started is forgotten at once."""
-        try:
-            await shim.start(exec_id)
-        except BaseException:
-            self._spawn(_delete(shim, exec_id))
-            raise
+        """Answers how it will have ended."""
+        await shim.start(exec_id)
         command = " ".join(wanted.command)[:256]
         self._events.publish("sandbox", "exec_start", record.id, record.name, command=command, execID=exec_id)
         ended: asyncio.Future[shim_pb2.Exit] = asyncio.get_running_loop().create_future()
@@ -155,6 +162,18 @@ def _check(wanted: api.ExecConfig) -> None:
         findings.append(("terminal size", size, f"each side is at most {WINDOW_MAX}"))
     if findings:
         raise refusal(findings, "exec")
+
+
+async def _forget(shim: ShimClient, exec_id: str) -> None:
+    """Of a process whose caller went away or was refused: at once, or when it has ended if it was started by then."""
+    try:
+        await shim.delete(exec_id)
+    except SandboxdError as error:
+        if error.kind is not SANDBOX_WRONG_STATE:
+            return  # it was never made, or its shim is gone
+        with contextlib.suppress(SandboxdError):
+            await shim.wait_exit(exec_id)
+            await shim.delete(exec_id)
 
 
 async def _delete(shim: ShimClient, exec_id: str) -> None:

@@ -92,7 +92,9 @@ class PipeSet:
     def __init__(self, parent: Path, number: int, *, stdin: bool, stderr: bool) -> None:
         """Raises OSError when the sandbox's run_dir is gone."""
         self._directory = parent / str(number)
-        self._directory.mkdir(mode=0o700, parents=True)
+        # Not with parents: the run_dir of a sandbox that has ended must not come back.
+        parent.mkdir(mode=0o700, exist_ok=True)
+        self._directory.mkdir(mode=0o700)
         self.stdin: InputPipe | None = None
         self.stdout: OutputPipe | None = None
         self.stderr: OutputPipe | None = None

@@ -12,6 +12,7 @@ from sandboxd.daemon.events import EventBus
 from sandboxd.daemon.paths import Paths
 from sandboxd.daemon.registry import Registry
 from sandboxd.daemon.request import PATH_MAX_BYTES, shown
+from sandboxd.image.manifest import host_platform, parse_config, require_platform
 from sandboxd.image.record import ImageRecord, Progress, RemovedImage
 from sandboxd.image.registries import RegistrySettings
 from sandboxd.image.store import ImageStore
@@ -39,7 +40,15 @@ class Images:
         await self._store.close()
 
     async def for_run(self, config: api.SandboxConfig, tell: Listener | None) -> ImageRecord:
-        """The image of a request, pulled as its `pull` says. Raises image_not_found and what a pull raises."""
+        """The image of a request, pulled as its `pull` says.
+
+        Raises image_not_found, what a pull raises, and image_wrong_architecture for what this host cannot run.
+        """
+        image = await self._found_for_run(config, tell)
+        require_platform(config.image, parse_config(config.image, image.config.encode()), host_platform())
+        return image
+
+    async def _found_for_run(self, config: api.SandboxConfig, tell: Listener | None) -> ImageRecord:
         if config.pull == "always":
             return await self._pull_for_run(config, tell)
         try:
@@ -93,7 +102,9 @@ class Images:
 
     async def remove(self, reference: str, *, force: bool) -> RemovedImage:
         image = self._store.get(reference)
-        removed = await self._store.remove(reference, force=force, in_use=self._registry.using_image)
+        removed = await self._store.remove(
+            reference, force=force, in_use=self._registry.using_image, running=self._registry.running_image
+        )
         action = "delete" if image.id in removed.removed else "untag"
         self._events.publish("image", action, image.id, reference)
         return removed

@@ -70,6 +70,10 @@ class Registry:
         """Ids of the sandboxes that were made from this image."""
         return [record.id for record in self._records.values() if record.image_id == image_id]
 
+    def running_image(self, image_id: str) -> list[str]:
+        """Of these, the ids of those that have a machine, or are about to."""
+        return [record.id for record in self._records.values() if record.image_id == image_id and record.alive]
+
     def slots(self) -> set[int]:
         return {record.slot for record in self._records.values() if record.slot is not None}
 

@@ -26,9 +26,12 @@ from sandboxd.daemon.sandboxes import STOP_TIMEOUT_S, Sandboxes
 from sandboxd.daemon.session import Session
 from sandboxd.daemon.signals import SIGNAL_MAX
 from sandboxd.daemon.statistics import Statistics
+from sandboxd.shim.client import ShimClient
 
 DESCRIBE_TIMEOUT_S = 5.0
 STOP_TIMEOUT_MAX_S = 86400.0
+PROGRESS_BACKLOG_MAX = 256
+"""Steps of a pull that a client may be behind; more are not told."""
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -72,13 +75,8 @@ class SandboxesService(api_grpc.SandboxesServicer):
             stages = [*live.stages.stages(), *described.stages]
             await context.write(api.ProcessOutput(stages=api.Stages(stages=stages)))
             return
-        session = Session(live, shim, self._paths, stdin=config.stdin, terminal=config.terminal)
+        session = await self._attach_or_discard(live, shim, config)
         try:
-            try:
-                await session.attach()
-            except BaseException:
-                await self._sandboxes.discard(live)
-                raise
             await self._start_or_discard(live)
             await context.write(api.ProcessOutput(started=True))
             await session.run(messages, context)
@@ -97,7 +95,11 @@ class SandboxesService(api_grpc.SandboxesServicer):
             told.put_nowait(api.ProcessOutput(sandbox=self._sandboxes.registry.resolve(live.id).to_api()))
 
         def progressed(progress: api.ImageProgress) -> None:
-            loop.call_soon_threadsafe(told.put_nowait, api.ProcessOutput(progress=progress))
+            loop.call_soon_threadsafe(tell, api.ProcessOutput(progress=progress))
+
+        def tell(message: api.ProcessOutput) -> None:
+            if told.qsize() < PROGRESS_BACKLOG_MAX:
+                told.put_nowait(message)
 
         making = asyncio.create_task(self._make(request, progressed, claimed))
         try:
@@ -129,6 +131,19 @@ class SandboxesService(api_grpc.SandboxesServicer):
         if request.config.replace and name:
             await self._sandboxes.remove_by_name(name)
         return await self._sandboxes.create(request, image, on_claimed)
+
+    async def _attach_or_discard(self, live: Live, shim: ShimClient, config: api.SandboxConfig) -> Session:
+        """Nobody else knows of a sandbox whose client could not be attached: it goes."""
+        session: Session | None = None
+        try:
+            session = Session(live, shim, self._paths, stdin=config.stdin, terminal=config.terminal)
+            await session.attach()
+        except BaseException:
+            await asyncio.shield(self._sandboxes.discard(live))
+            if session:
+                await session.close()
+            raise
+        return session
 
     async def _start_or_discard(self, live: Live) -> None:
         """What cannot be started leaves nothing: its error is all that there is to say of it."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import grpc.aio
 
 from sandboxd.api import sandboxd_pb2 as api
-from sandboxd.base.errors import INVALID_ARGUMENT, SandboxdError
+from sandboxd.base.errors import INVALID_ARGUMENT, SANDBOX_WRONG_STATE, STDIO_UNUSABLE, SandboxdError
 from sandboxd.daemon.fifo import OutputPipe, PipeSet
 from sandboxd.daemon.live import Live
 from sandboxd.daemon.paths import Paths
@@ -31,7 +32,10 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class Session:
-    """Made, attached with `attach` before the process starts, then run with `run`; `close` in any case."""
+    """Made, attached with `attach` before the process starts, then run with `run`; `close` in any case.
+
+    Raises sandbox_wrong_state when the sandbox has just ended, stdio_unusable when the host has no room for pipes.
+    """
 
     def __init__(
         self, live: Live, shim: ShimClient, paths: Paths, *, exec_id: str = "", stdin: bool, terminal: bool
@@ -39,8 +43,7 @@ class Session:
         self._shim = shim
         self._exec_id = exec_id
         self._terminal = terminal
-        parent = paths.run_of(live.id) / "io"
-        self._pipes = PipeSet(parent, live.next_number(), stdin=stdin, stderr=not terminal)
+        self._pipes = _pipes(live, paths.run_of(live.id) / "io", stdin=stdin, stderr=not terminal)
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(INPUT_QUEUE_CHUNKS)
         self._writing = asyncio.Lock()
         self._stdin_ended = not stdin
@@ -143,6 +146,17 @@ class Session:
             await self._shim.kill(number, self._exec_id)
         except SandboxdError as error:  # the process may have ended at the same moment
             _log.info("sandbox %s: signal %d: %s", self._shim.id, number, error)
+
+
+def _pipes(live: Live, parent: Path, *, stdin: bool, stderr: bool) -> PipeSet:
+    try:
+        return PipeSet(parent, live.next_number(), stdin=stdin, stderr=stderr)
+    except FileNotFoundError:
+        raise SandboxdError(
+            SANDBOX_WRONG_STATE, operation="attach to", id=live.id, state="stopped", needed="created or running"
+        ) from None
+    except OSError as error:
+        raise SandboxdError(STDIO_UNUSABLE, path=parent, stream="stdio", reason=f"{error.strerror}.") from error
 
 
 async def _all(tasks: Sequence[asyncio.Future[None]]) -> None:

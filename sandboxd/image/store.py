@@ -224,13 +224,18 @@ class ImageStore:
     # --- remove
 
     async def remove(
-        self, reference: str, *, force: bool = False, in_use: Callable[[str], builtins.list[str]] = _unused
+        self,
+        reference: str,
+        *,
+        force: bool = False,
+        in_use: Callable[[str], builtins.list[str]] = _unused,
+        running: Callable[[str], builtins.list[str]] = _unused,
     ) -> RemovedImage:
         """As docker's rmi: one name of several only goes itself; the last name, or an id, takes the image with it.
 
-        `in_use(image_id)` names the sandboxes that use it: then image_in_use, unless `force`. With `force`, machines
-        that run keep the file they have open; stopped sandboxes cannot be started again.
-        Raises image_not_found, image_in_use, image_several_references.
+        `in_use(image_id)` names the sandboxes that were made from it: then image_in_use, unless `force`.
+        `running(image_id)` names those of them that have a machine: then image_running, also with `force`.
+        Raises image_not_found, image_in_use, image_running, image_several_references.
         """
         async with self._writing:
             record, name = self._catalogue.find(reference)
@@ -241,21 +246,13 @@ class ImageStore:
             if len(record.references) > 1 and not force:
                 names = ", ".join(record.references)
                 raise SandboxdError(errors.IMAGE_SEVERAL_REFERENCES, reference=reference, references=names)
-            self._require_unused(reference, in_use(record.id), force)
+            _require_unused(reference, in_use(record.id), running(record.id), force)
             before = await self._unused_files()
             await asyncio.to_thread(self._opened.remove_image, record.id)
             await self._reload()
             freed_bytes = sum((await self._unused_files() - before).values())
             await self._sweep()
             return RemovedImage((*record.references, record.id), freed_bytes)
-
-    @staticmethod
-    def _require_unused(reference: str, users: Sequence[str], force: bool) -> None:
-        if users and not force:
-            shown = ", ".join(users[:10]) + (", ..." if len(users) > 10 else "")
-            raise SandboxdError(
-                errors.IMAGE_IN_USE, reference=reference, count=len(users), sandboxes=shown, first=users[0]
-            )
 
     # --- what all share
 
@@ -322,3 +319,10 @@ class ImageStore:
     async def _pack(self, key: str, candidate: Candidate, label: str, tell: Listener) -> Packed:
         destination = self._shelf.erofs_path(key)
         return await pack(label, candidate.layers, destination, self._shelf.staging, self._limits, tell)
+
+
+def _require_unused(reference: str, users: Sequence[str], running: Sequence[str], force: bool) -> None:
+    found, kind = (running, errors.IMAGE_RUNNING) if running else (users, errors.IMAGE_IN_USE)
+    if running or (users and not force):
+        shown = ", ".join(found[:10]) + (", ..." if len(found) > 10 else "")
+        raise SandboxdError(kind, reference=reference, count=len(found), sandboxes=shown, first=found[0])

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
 from sandboxd.api import sandboxd_pb2 as api
-from tests.support.daemon import TestDaemon, running_daemon
-from tests.support.house import GUEST_DIR
+from tests.support.daemon import Conversation, TestDaemon, collect, detail, make_config, running_daemon
+from tests.support.house import GUEST_DIR, eventually
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 pytestmark = pytest.mark.skipif(not GUEST_DIR.is_dir(), reason="no guest kernel: `make guest` fetches one")
@@ -44,3 +46,60 @@ def test_a_label_may_have_any_name(daemon: TestDaemon) -> None:
     events = [event for event in daemon.sandboxes.Events(api.EventsRequest()) if event.id == done.sandbox.id]
     assert [event.action for event in events] == ["create", "start", "die", "destroy"]
     assert events[0].attributes["name"] == "n" and events[2].attributes["exitCode"] == "0"
+
+
+def test_the_image_of_a_running_sandbox_stays(daemon: TestDaemon) -> None:
+    running = daemon.spawn("sleep", "1000")
+    with pytest.raises(grpc.RpcError) as refused:
+        daemon.images.Remove(api.RemoveImageRequest(reference="busybox", force=True))
+    assert detail(refused.value).code == "image_running" and running in detail(refused.value).cause
+
+
+def test_what_cannot_be_attached_leaves_no_machine(daemon: TestDaemon) -> None:
+    """Out of descriptors, or a file system without room: here, a file in the place of the pipes' directory."""
+    conversation = Conversation(daemon.sandboxes.Run, api.RunRequest(run=api.RunConfig(config=make_config("true"))))
+    sandbox = conversation.until("sandbox").sandbox.id
+    (daemon.run_dir / "sandboxes" / sandbox / "io").write_text("")
+    with pytest.raises(grpc.RpcError) as refused:
+        collect(conversation.answers)
+    conversation.close()
+    assert detail(refused.value).code == "stdio_unusable"
+    assert daemon.all() == []
+
+
+def test_execs_of_clients_that_vanish_are_forgotten(daemon: TestDaemon) -> None:
+    sandbox = daemon.spawn("sleep", "1000")
+    shim = daemon.get(sandbox).machine.shim_pid
+    daemon.exec(sandbox, "true")
+    before = len(list(Path(f"/proc/{shim}/fd").iterdir()))
+    for delay_s in (0, 0.001, 0.003, 0.005, 0.01, 0.02) * 3:
+        first = api.RunRequest()
+        getattr(first, "exec").CopyFrom(api.ExecConfig(sandbox=sandbox, command=["true"], stdin=True))  # noqa: B009
+        conversation = Conversation(daemon.sandboxes.Exec, first)
+        time.sleep(delay_s)
+        conversation.cancel()
+    assert daemon.exec(sandbox, "true").exit_status == 0
+    eventually(lambda: len(list(Path(f"/proc/{shim}/fd").iterdir())) <= before)
+
+
+def test_attaching_to_a_silent_process_costs_nothing_that_stays(daemon: TestDaemon) -> None:
+    sandbox = daemon.spawn("sleep", "1000")
+    shim = daemon.get(sandbox).machine.shim_pid
+    before = len(list(Path(f"/proc/{shim}/fd").iterdir()))
+    for _ in range(10):
+        wanted = api.AttachConfig(sandbox=sandbox)
+        conversation = Conversation(daemon.sandboxes.Attach, api.RunRequest(attach=wanted))
+        conversation.until("sandbox")
+        conversation.cancel()
+    eventually(lambda: len(list(Path(f"/proc/{shim}/fd").iterdir())) <= before)
+
+
+def test_runs_leave_no_descriptor(daemon: TestDaemon) -> None:
+    def descriptors() -> int:
+        return len(list(Path(f"/proc/{daemon.pid}/fd").iterdir()))
+
+    daemon.run("true", remove=True)
+    before = descriptors()
+    for _ in range(6):
+        assert daemon.run("true", remove=True).exit_status == 0
+    eventually(lambda: descriptors() <= before)

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
+
 from sandboxd.daemon.fifo import InputPipe, OutputPipe, PipeSet
 
 
@@ -114,3 +116,9 @@ def test_a_set_leaves_nothing(tmp_path: Path) -> None:
         assert descriptors() == before
 
     run(work)
+
+
+def test_a_set_does_not_bring_back_the_directory_of_one_that_has_ended(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        PipeSet(tmp_path / "gone" / "io", 0, stdin=True, stderr=True)
+    assert not (tmp_path / "gone").exists()
