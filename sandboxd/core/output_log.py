@@ -43,8 +43,26 @@ def older_file(path: Path) -> Path:
 
 def encode_records(unix_ns: int, stream: str, data: bytes) -> bytes:
     """`data` as whole lines of the log."""
+    return b"".join(encode_batches(unix_ns, stream, data, len(data)))
+
+
+def encode_batches(unix_ns: int, stream: str, data: bytes, batch_bytes: int) -> Iterator[bytes]:
+    """The same in parts of whole lines, each no longer than `batch_bytes` or one line.
+
+    A line of the log is up to 80 times as long as what it holds: all of them at once are for whoever wrote them.
+    """
     head = f'{{"time": {unix_ns}, "stream": "{stream}", "log": '
-    return "".join([_encode_piece(head, piece) for piece in _pieces(data)]).encode()
+    lines: list[str] = []
+    length = 0
+    for piece in _pieces(data):
+        line = _encode_piece(head, piece)
+        if lines and length + len(line) > batch_bytes:
+            yield "".join(lines).encode()
+            lines, length = [], 0
+        lines.append(line)
+        length += len(line)
+    if lines:
+        yield "".join(lines).encode()
 
 
 def _pieces(data: bytes) -> Iterator[bytes]:

@@ -200,6 +200,8 @@ class Process:
             pump.close()
 
     def _finish(self, record: ExitRecord) -> None:
+        if self._ended.done():
+            return  # a kill and a start of one that was never started, at once
         if self._give_up:
             self._give_up.cancel()
         self.exit = record

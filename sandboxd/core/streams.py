@@ -53,12 +53,16 @@ class OutputPump:
         self._read = read
         self._sinks = sinks
         self._blocked: set[Sink] = set()
+        self._closed = False
         self.exhausted = asyncio.Event()
         """Set when the guest has nothing more of it, though sinks may still write."""
 
     def add(self, sink: Sink) -> None:
         """It gets everything from the next piece on; everything, if the pump does not run yet."""
-        self._sinks.append(sink)
+        if self._closed:
+            sink.close()
+        else:
+            self._sinks.append(sink)
 
     async def run(self) -> None:
         """Until the stream has ended and every sink has everything, or nobody is there to answer `read`."""
@@ -114,7 +118,8 @@ class OutputPump:
             sink.close()
 
     def close(self) -> None:
-        """Closes every sink; a write that waits ends."""
+        """Closes every sink, and those to come; a write that waits ends."""
+        self._closed = True
         while self._sinks:
             self._sinks.pop().close()
 

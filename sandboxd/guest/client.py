@@ -130,7 +130,11 @@ class AgentClient:
 
     async def read_output(self, request: pb.ReadOutputRequest) -> pb.ReadOutputResponse:
         """Long poll: 1 to max_bytes bytes (at most OUTPUT_MAX_BYTES), or eof. One at a time for each stream."""
-        return await self._call("ReadOutput", "read the process's output", request, pb.ReadOutputResponse, None)
+        answer = await self._call("ReadOutput", "read the process's output", request, pb.ReadOutputResponse, None)
+        if len(answer.data) > request.max_bytes:
+            reason = f"It answered {len(answer.data)} bytes where at most {request.max_bytes} were asked for."
+            raise SandboxdError(GUEST_FAILED, step="read the process's output", reason=reason)
+        return answer
 
     async def write_input(self, request: pb.WriteInputRequest) -> pb.WriteInputResponse:
         """When the process's input took all of data; that may be never. `closed`: nobody reads any more."""

@@ -12,6 +12,7 @@ import pytest
 
 from sandboxd.base.errors import SandboxdError
 from sandboxd.core.output_log import LogRecord, decode_record, older_file
+from sandboxd.core.streams import Sink
 from sandboxd.shim.names import ATTACH_ONLY
 from sandboxd.shim.stdio import StdioRequest, open_attached, open_stdio
 from sandboxd.shim.stdio.fifo import FifoSink, FifoSource
@@ -274,3 +275,42 @@ def test_what_is_opened_for_what_is_named(tmp_path: Path) -> None:
         assert open_fds() == before
 
     go(scenario())
+
+
+def test_an_impatient_sink_lets_go_when_its_reader_does_though_nothing_is_written(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        path = make_fifo(tmp_path)
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        before = open_fds()
+        sink = FifoSink(path, patient=False)
+        os.close(reader)
+        while open_fds() >= before:
+            await asyncio.sleep(0)
+        assert not await sink.write(b"late")
+
+    go(scenario())
+
+
+def test_the_log_keeps_its_bound_whatever_comes_in_one_piece(tmp_path: Path) -> None:
+    path = tmp_path / "log.json"
+    log = OutputLog(path, LOG_MAX_BYTES)
+    sink = log.sink("stdout")
+    go(_write(sink, b"\n" * 10_000))
+    sink.close()
+    assert path.stat().st_size <= LOG_MAX_BYTES and older_file(path).stat().st_size <= LOG_MAX_BYTES
+    assert records(path) and {record.data for record in records(path)} == {b"\n"}
+
+
+def test_a_full_disk_at_the_end_is_no_ones_failure() -> None:
+    full = OutputLog.__new__(OutputLog)
+    full.path, full._max_bytes, full._size, full._users = Path("/dev/full"), LOG_MAX_BYTES, 0, 0
+    full._fd = os.open("/dev/full", os.O_WRONLY)
+    sink = full.sink("stdout")
+    before = open_fds()
+    go(_write(sink, b"\xe2\x82"))  # half a character waits for its other half
+    sink.close()
+    assert open_fds() == before - 1
+
+
+async def _write(sink: Sink, data: bytes) -> None:
+    assert await sink.write(data)

@@ -21,7 +21,7 @@ class FifoSink:
     """Writes into a FIFO.
 
     With `patient`, a reader may come late and go in between (containerd restarts): a reading end of our own keeps the
-    FIFO alive until `last_call`. Otherwise a reader must be there already, and the sink ends when it goes.
+    FIFO alive until `last_call`. Otherwise a reader must be there already, and the sink closes when it goes.
     """
 
     def __init__(self, path: Path, *, patient: bool) -> None:
@@ -34,6 +34,10 @@ class FifoSink:
             raise
         _enlarge(self._fd)
         self._ended = asyncio.Event()
+        if not patient:
+            # A writing end is never readable: this is woken by the last reader's going (EPOLLERR), also when the process
+            # says nothing for years, and readers that come and go would pile up.
+            asyncio.get_running_loop().add_reader(self._fd, self.close)
 
     async def write(self, data: bytes) -> bool:
         view = memoryview(data)
@@ -66,6 +70,7 @@ class FifoSink:
         self._ended.set()
         if self._fd >= 0:
             asyncio.get_running_loop().remove_writer(self._fd)
+            asyncio.get_running_loop().remove_reader(self._fd)
         self._keeper = _close(self._keeper)
         self._fd = _close(self._fd)
 

@@ -7,13 +7,18 @@ is so slow that it blocks, this sandbox's own output waits, which is what back-p
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 from pathlib import Path
 
 from sandboxd.base.clock import unix_ns
-from sandboxd.core.output_log import complete_utf8, encode_records, older_file
+from sandboxd.core.output_log import complete_utf8, encode_batches, older_file
 
+_log = logging.getLogger(__name__)
+
+BATCH_BYTES = 256 << 10
+"""Most that is encoded at once: a guest that writes nothing but newlines must not fill memory."""
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 
@@ -53,8 +58,14 @@ class OutputLog:
         return LogSink(self, stream)
 
     def append(self, stream: str, data: bytes) -> None:
-        """Writes whole records with one write(2), so that a crash leaves at most one line unfinished."""
-        lines = encode_records(unix_ns(), stream, data)
+        """Writes whole records, so that a crash leaves at most one line unfinished.
+
+        No file gets longer than its bound, whatever comes in one piece.
+        """
+        for lines in encode_batches(unix_ns(), stream, data, min(self._max_bytes, BATCH_BYTES)):
+            self._append(lines)
+
+    def _append(self, lines: bytes) -> None:
         if self._size and self._size + len(lines) > self._max_bytes:
             self._rotate()
         _write_all(self._fd, lines)
@@ -103,10 +114,15 @@ class LogSink:
     def close(self) -> None:
         if self._log is None:
             return
-        if self._rest:
-            self._log.append(self._stream, self._rest)
-        self._log.release()
-        self._log = None
+        log, self._log = self._log, None
+        try:
+            if self._rest:
+                log.append(self._stream, self._rest)
+        except OSError as error:
+            # On a full disk: costs these bytes, never the word on how the process ended.
+            _log.warning("the end of %s could not be written: %s", log.path, error)
+        finally:
+            log.release()
 
 
 def _open_regular(path: Path, access: int) -> int:
