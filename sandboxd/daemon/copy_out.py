@@ -13,6 +13,8 @@ from sandboxd.daemon.guest_files import GuestFiles, checked_path, errno_of, is_d
 from sandboxd.shim.launch import ShimClient
 
 DEPTH_MAX = 512
+HARD_LINKS_MAX = 100_000
+"""Files with several names that are remembered; of more, each name is a file of its own."""
 PERMISSIONS = 0o7777
 _TYPES = {
     stat.S_IFREG: tarfile.REGTYPE,
@@ -88,7 +90,7 @@ class _Archive:
             info.type, info.linkname = tarfile.LNKTYPE, _text(known)
         elif kind == tarfile.REGTYPE:
             info.size = entry.size
-            if entry.links > 1:
+            if entry.links > 1 and len(self._names_by_inode) < HARD_LINKS_MAX:
                 self._names_by_inode[entry.inode] = name
         # PAX: names of any length and bytes, times to the nanosecond, sizes over 8 GiB.
         yield info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
@@ -111,7 +113,8 @@ def _header(name: bytes, kind: bytes, entry: agent_pb2.FileEntry) -> tarfile.Tar
     if kind == tarfile.SYMTYPE:
         info.linkname = _text(entry.symlink_target)
     if kind in (tarfile.CHRTYPE, tarfile.BLKTYPE):
-        info.devmajor, info.devminor = entry.major, entry.minor
+        # As wide as Linux has them: a guest may answer more, and a tar has no field for it.
+        info.devmajor, info.devminor = entry.major & 0xFFF, entry.minor & 0xFFFFF
     return info
 
 

@@ -62,7 +62,7 @@ def _serve(config: Config) -> None:
     # grpc is loaded only when the configuration is right: a wrong one is told at once.
     from sandboxd.daemon.daemon import Daemon
     from sandboxd.daemon.paths import Paths
-    from sandboxd.daemon.process import only_one
+    from sandboxd.daemon.process import only_one, raise_descriptor_limit
 
     paths = Paths.of(config)
     paths.make()
@@ -74,5 +74,6 @@ def _serve(config: Config) -> None:
             loop.add_signal_handler(number, daemon.end)
         await daemon.serve()
 
+    raise_descriptor_limit()
     with only_one(paths):
         asyncio.run(serve())

@@ -93,6 +93,10 @@ class Paths:
         ):
             try:
                 path.mkdir(mode=mode, parents=True, exist_ok=True)
+                if (owner := path.stat().st_uid) != os.geteuid():
+                    # Who owns it can put anything in our files' places.
+                    reason = f"It belongs to user {owner}, and has to belong to user {os.geteuid()}."
+                    raise SandboxdError(DAEMON_DIRECTORY_UNUSABLE, path=path, reason=reason)
                 path.chmod(mode)
             except OSError as error:
                 raise SandboxdError(DAEMON_DIRECTORY_UNUSABLE, path=path, reason=f"{error.strerror}.") from None

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import resource
 import signal
 import socket
 from collections.abc import Iterator
@@ -50,6 +51,12 @@ def pid_file(paths: Paths) -> Iterator[None]:
     finally:
         paths.pid_file.unlink(missing_ok=True)
         paths.version_file.unlink(missing_ok=True)
+
+
+def raise_descriptor_limit() -> None:
+    """To what may be had: a sandbox takes three descriptors, and the usual soft limit of 1024 is select(2)'s."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def notify(state: str) -> None:

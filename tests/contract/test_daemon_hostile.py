@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import resource
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -103,3 +107,48 @@ def test_runs_leave_no_descriptor(daemon: TestDaemon) -> None:
     for _ in range(6):
         assert daemon.run("true", remove=True).exit_status == 0
     eventually(lambda: descriptors() <= before)
+
+
+@pytest.fixture
+def small(tmp_path: Path, layout: Path) -> Iterator[TestDaemon]:
+    """A daemon whose data_dir is a file system of 40 MB; the guest's kernel lies elsewhere."""
+    data_dir = tmp_path / "small"
+    data_dir.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", data_dir], check=True)
+    try:
+        with running_daemon("tf", start=False) as daemon:
+            shutil.copytree(GUEST_DIR, daemon.root / "guest", symlinks=True)
+            daemon.config.write_text(daemon.config.read_text().replace(str(daemon.data_dir), str(data_dir)))
+            (data_dir / "guest").symlink_to(daemon.root / "guest")
+            daemon.start()
+            daemon.load_busybox(layout)
+            yield daemon
+    finally:
+        subprocess.run(["umount", data_dir], check=True)
+
+
+def test_a_full_disk_keeps_nothing_from_ending(small: TestDaemon, tmp_path: Path) -> None:
+    filler = tmp_path / "small" / "filler"
+    options: dict[str, Any] = {"disk_bytes": 64 << 20}
+    small.run("true", remove=True, **options)  # the disk's template
+    sandbox = small.spawn("sh", "-c", "while true; do echo much output; done", **options)
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 20))
+    with pytest.raises(grpc.RpcError) as refused:
+        small.spawn("true", **options)
+    assert detail(refused.value).code != "internal", detail(refused.value)
+    small.remove(sandbox)
+    assert small.all() == []
+    filler.unlink()
+    assert small.run("echo", "again", remove=True, **options).stdout == b"again\n"
+
+
+def test_the_daemon_takes_all_descriptors_that_it_may_have() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    try:
+        with running_daemon("tl") as daemon:
+            assert resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

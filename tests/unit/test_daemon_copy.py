@@ -307,3 +307,9 @@ def test_stat_path(guest: DirectoryAsGuest) -> None:
 
     assert look("/t/l").symlink_target == "nowhere" and stat.S_ISLNK(look("/t/l").mode)
     assert not look("/t/none").exists
+
+
+def test_device_numbers_that_no_kernel_has_are_cut() -> None:
+    entry = agent_pb2.FileEntry(name=b"d", mode=stat.S_IFCHR | 0o600, major=2**32 - 1, minor=2**32 - 1)
+    header = copy_out._header(b"d", tarfile.CHRTYPE, entry)
+    assert tarfile.TarInfo.frombuf(header.tobuf(tarfile.PAX_FORMAT), "utf-8", "strict").devmajor == 0xFFF

@@ -91,3 +91,11 @@ def test_what_is_rare_is_not_loaded(tmp_path: Path) -> None:
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert "grpc" in loaded
     assert not loaded & {"pyroute2", "click", "rich", "qemu", "prometheus_client"}
+
+
+def test_a_directory_of_somebody_else_is_refused(paths: Paths) -> None:
+    paths.make()
+    os.chown(paths.sandboxes_data, 12345, 12345)
+    with pytest.raises(SandboxdError, match="cannot use") as refused:
+        paths.make()
+    assert "12345" in refused.value.cause

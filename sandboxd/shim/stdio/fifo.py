@@ -35,7 +35,7 @@ class FifoSink:
         _enlarge(self._fd)
         self._ended = asyncio.Event()
         if not patient:
-            # A writing end is never readable: this is woken by the last reader's going (EPOLLERR), also when the process
+            # A writing end is never readable: this wakes when the last reader goes (EPOLLERR), also when the process
             # says nothing for years, and readers that come and go would pile up.
             asyncio.get_running_loop().add_reader(self._fd, self.close)
 
