@@ -6,6 +6,8 @@ has to wait for it.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,8 @@ from sandboxd.daemon.records import Port
 from sandboxd.net.lease import Lease
 from sandboxd.net.manager import NetworkManager
 from sandboxd.net.settings import NetworkSettings
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,8 @@ class Networks:
         )
         self._manager = NetworkManager(settings, paths.network_state)
         self._used = False
+        self._leaving: dict[int, asyncio.Task[None]] = {}
+        """Slots whose release goes on after their sandbox has ended."""
 
     def begin(self) -> None:
         """In the background."""
@@ -56,12 +62,29 @@ class Networks:
     async def attach(self, slot: int, ports: Sequence[PortRequest]) -> Network:
         """Raises port_in_use, subnet_collision and what else sandboxd.net raises; then nothing is held."""
         self._used = True
+        if leaving := self._leaving.get(slot):
+            await asyncio.wait({leaving})
         return to_network(await self._manager.attach(slot, ports))
 
     async def release(self, slot: int) -> None:
         """Idempotent; a slot that never had a network is no error."""
         if self._used:
             await self._manager.release(slot)
+
+    def release_soon(self, slot: int) -> None:
+        """In the background, for one without ports: nothing that anybody else could want is held by it.
+
+        Whoever gets the slot meanwhile waits in `attach`; after a crash in between, `reconcile` finds it.
+        """
+        task = asyncio.create_task(self.release(slot), name=f"network of slot {slot}")
+        self._leaving[slot] = task
+        task.add_done_callback(lambda done: self._left(slot, done))
+
+    def _left(self, slot: int, task: asyncio.Task[None]) -> None:
+        if self._leaving.get(slot) is task:
+            del self._leaving[slot]
+        if not task.cancelled() and (error := task.exception()):
+            _log.error("slot %d: its network was not released", slot, exc_info=error)
 
     async def reconcile(self, live_slots: set[int]) -> None:
         """After a start: takes over what a predecessor left for these slots, and releases everything else.
@@ -74,6 +97,8 @@ class Networks:
 
     async def close(self, *, remove: bool) -> None:
         """`remove`: bridge, taps and rules go too. Without, all of it stays for the living."""
+        if self._leaving:
+            await asyncio.wait(self._leaving.values())
         await self._manager.close(remove=remove and (self._used or self._left_behind()))
 
     def subnet(self) -> str:
