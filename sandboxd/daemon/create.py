@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandboxd.base.clock import monotonic_ns, unix_ns
-from sandboxd.base.errors import SandboxdError
+from sandboxd.base.errors import DAEMON_DIRECTORY_UNUSABLE, SandboxdError
 from sandboxd.core.config import Config
 from sandboxd.core.lifecycle import State
 from sandboxd.core.oci.rootfs import RootfsMount
@@ -93,7 +93,11 @@ class Creation:
         return live
 
     async def _do(self, name: str, do: Action, undo: Action | None = None) -> None:
-        await self._performed.run(Step(name, do, undo))
+        try:
+            await self._performed.run(Step(name, do, undo))
+        except OSError as error:  # no room, or a disk that fails: the host's trouble, and none of ours
+            path = error.filename or self._shop.paths.run_dir
+            raise SandboxdError(DAEMON_DIRECTORY_UNUSABLE, path=path, reason=f"{error.strerror}.") from error
 
     async def _claim(self, container: Container) -> SandboxRecord:
         draft = SandboxRecord(

@@ -99,7 +99,10 @@ class Machines:
             return kept
         found = await asyncio.to_thread(probe_virtualisation)
         _log.info("virtualisation: %s: %s", found.acceleration, found.reason)
-        write_atomically(self._paths.virtualisation, json.dumps({"host": key, "found": asdict(found)}).encode())
+        try:
+            write_atomically(self._paths.virtualisation, json.dumps({"host": key, "found": asdict(found)}).encode())
+        except OSError as error:  # costs the next daemon another probe
+            _log.warning("%s could not be written: %s", self._paths.virtualisation, error)
         return found
 
 

@@ -127,14 +127,18 @@ def small(tmp_path: Path, layout: Path) -> Iterator[TestDaemon]:
         subprocess.run(["umount", data_dir], check=True)
 
 
+def fill(path: Path) -> None:
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 20))
+
+
 def test_a_full_disk_keeps_nothing_from_ending(small: TestDaemon, tmp_path: Path) -> None:
     filler = tmp_path / "small" / "filler"
     options: dict[str, Any] = {"disk_bytes": 64 << 20}
     small.run("true", remove=True, **options)  # the disk's template
     sandbox = small.spawn("sh", "-c", "while true; do echo much output; done", **options)
-    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(1 << 20))
+    fill(filler)
     with pytest.raises(grpc.RpcError) as refused:
         small.spawn("true", **options)
     assert detail(refused.value).code != "internal", detail(refused.value)
@@ -152,3 +156,22 @@ def test_the_daemon_takes_all_descriptors_that_it_may_have() -> None:
             assert resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE) == (hard, hard)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_full_run_dir_is_told_and_leaves_nothing(layout: Path) -> None:
+    with running_daemon("tr", start=False) as daemon:
+        daemon.run_dir.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", daemon.run_dir], check=True)
+        try:
+            daemon.start()
+            daemon.load_busybox(layout)
+            fill(daemon.run_dir / "filler")
+            with pytest.raises(grpc.RpcError) as refused:
+                daemon.spawn("true")
+            assert detail(refused.value).code == "daemon_directory_unusable", daemon.log[-2000:]
+            assert daemon.all() == [] and daemon.leftovers() == {}
+            (daemon.run_dir / "filler").unlink()
+            assert daemon.run("true", remove=True).exit_status == 0
+            daemon.end()
+        finally:
+            subprocess.run(["umount", "-l", daemon.run_dir], check=True)
