@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import socket
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.house import House, eventually
+from tests.support.oci_images import Image, Layout, file, hardlink, symlink, tar
+from tests.support.registry import Faults, faulty_registry
 
 
 def test_unknown_image(house: House) -> None:
@@ -99,3 +102,40 @@ def test_an_interrupted_run_ends_the_workload(house: House) -> None:
         run.send_signal(signal.SIGINT)
         assert run.wait(30) == 9
     eventually(lambda: house.ok("ps", "-aq") == "")
+
+
+HOSTILE_LAYERS = {
+    "dot-dot": (file("../../../../tmp/sandboxd-escaped", b"x"),),
+    "symlink": (symlink("door", "../../../../../../tmp"), file("door/sandboxd-escaped", b"x")),
+    "hardlink": (symlink("up", ".."), hardlink("shadow", "up/../../etc/shadow")),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_LAYERS)
+def test_a_layer_that_reaches_out_of_the_root(house: House, tmp_path: Path, name: str) -> None:
+    Layout(tmp_path / "layout").add(Image([(tar(*HOSTILE_LAYERS[name]), "gzip")], "evil:latest"))
+    done = house.ctl("--error-format", "json", "load", "-i", tmp_path / "layout")
+    assert done.returncode != 0
+    assert json.loads(done.stderr.strip().splitlines()[-1])["code"] in ("image_layer_unsafe", "image_layer_invalid")
+    assert not Path("/tmp/sandboxd-escaped").exists()
+    assert "evil" not in house.ok("images")
+
+
+def test_damaged_images_leave_no_sandbox(house: House, tmp_path: Path) -> None:
+    layer = tar(file("noise", random.Random(1).randbytes(2_000_000)))
+    layout = Layout(tmp_path / "layout")
+    digest = layout.add(Image([(layer, "gzip")], "x"))
+    with faulty_registry(layout.path, digest, Faults(cut_after=500_000)) as address:
+        house.refused("run", f"{address}/x", "true", code="image_truncated")
+    with faulty_registry(layout.path, digest, Faults()) as address:
+        house.refused("run", f"{address}/x@sha256:{'1' * 64}", "true", code="image_digest_mismatch")
+
+
+def test_an_image_for_another_architecture(house: House, tmp_path: Path) -> None:
+    Layout(tmp_path / "layout").add(Image([(tar(file("f", b"x")), "gzip")], "foreign:latest", architecture="s390x"))
+    done = house.ctl("--error-format", "json", "load", "-i", tmp_path / "layout")
+    if done.returncode == 0:
+        house.refused("run", "foreign", "true", code="image_wrong_architecture")
+        house.ok("rmi", "foreign")
+    else:
+        assert json.loads(done.stderr.strip().splitlines()[-1])["code"] == "image_wrong_architecture"
