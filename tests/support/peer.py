@@ -129,7 +129,19 @@ def run_in_crun(bundle: Bundle, config: dict[str, Any], tree: Tree) -> Probed:
     config["root"]["path"] = str(_copy_of_root(tree, place))
     (place / "config.json").write_text(json.dumps(config))
     state = place / "state"
-    command = ["crun", "--root", state, "--cgroup-manager=cgroupfs", "run", "--bundle", place, f"peer-{bundle.name}"]
+    # crun hands on what its caller ignores, and a shell ignores some signals for what it runs behind.
+    command = [
+        "env",
+        "--default-signal",
+        "crun",
+        "--root",
+        state,
+        "--cgroup-manager=cgroupfs",
+        "run",
+        "--bundle",
+        place,
+        f"peer-{bundle.name}",
+    ]
     whole = ["unshare", "--mount", "sh", "-c", _IN_PLAIN_CGROUPS, "sh", *command]
     environment = {"PATH": os.environ["PATH"], "LD_PRELOAD": str(tree.preload)}
     output = (_run_on_a_terminal if config["process"].get("terminal") else _run_on_pipes)(whole, environment)
