@@ -61,7 +61,8 @@ format: $(STAMP)
 generate: $(STAMP) ## sandboxd/api from proto/
 	@$(BIN)/python tools/generate.py
 
-bench: setup image ## JSON: p50 and p95 of a start, its stages, memory of each process
+bench: ## JSON: p50 and p95 of a start, its stages, memory of each process
+	@$(MAKE) -s setup image >&2
 	@$(BIN)/python bench/run_start.py
 
 clean:

@@ -109,6 +109,15 @@ class Cgroup:
         for directory in self._directories:
             (directory / "cgroup.procs").write_text(str(pid))
 
+    def enter(self) -> None:
+        """Moves this process, which must have one thread only, into it.
+
+        By `tasks` where there is one (v1): a thread that moves itself needs no lock against all forks of the host
+        (cgroup_procs_write_start, kernel/cgroup/cgroup.c), which takes a grace period of RCU: 5 to 14 ms.
+        """
+        for directory in self._directories:
+            (directory / ("tasks" if self._layout.version == 1 else "cgroup.procs")).write_text("0")
+
     def pids(self) -> frozenset[int]:
         """Processes in it, by any of its hierarchies."""
         found: set[int] = set()

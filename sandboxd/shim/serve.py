@@ -59,7 +59,7 @@ def _join_cgroup(spec: SandboxSpec) -> None:
     try:
         cgroup = Cgroup(spec.cgroup)
         cgroup.create(host_limits(spec))
-        cgroup.add(os.getpid())
+        cgroup.enter()
     except (OSError, ValueError) as error:
         raise SandboxdError(CGROUP_UNUSABLE, cgroup=spec.cgroup, reason=f"{error}.") from error
 
