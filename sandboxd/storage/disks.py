@@ -125,8 +125,8 @@ def _mke2fs(fd: int, size_bytes: int, root: Path) -> None:
     small = size_bytes < _SMALL_BYTES
     options = "assume_storage_prezeroed=1,nodiscard,num_backup_sb=0,packed_meta_blocks=1,root_owner=0:0"
     argv = [_MKE2FS, "-q", "-F", "-t", "ext4", "-O", _FEATURES, "-E", options, "-U", _UUID, "-b", "4096", "-I", "256"]
-    # No reserved blocks: the guest's root is no administrator. No journal: a disk does not outlive its machine, so there
-    # is no crash to recover from, and every write would be written twice.
+    # No reserved blocks: the guest's root is no administrator. No journal: a disk does not outlive its machine, so
+    # there is no crash to recover from, and every write would be written twice.
     argv += ["-m", "0", "-i", "4096" if small else "16384", f"/proc/self/fd/{fd}"]
     try:
         subprocess.run(
