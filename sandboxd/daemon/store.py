@@ -22,6 +22,7 @@ from sandboxd.base.errors import DAEMON_STATE_NOT_WRITTEN, DAEMON_STATE_UNUSABLE
 from sandboxd.core.lifecycle import State
 from sandboxd.daemon.migrations import migrate
 from sandboxd.daemon.records import EventRecord, Exit, Port, SandboxRecord
+from sandboxd.daemon.reserve import Reserve
 
 EVENTS_KEPT = 10_000
 _EVENTS_TRIM_EVERY = 256
@@ -47,6 +48,8 @@ class Store:
         self._path = path
         self._connection = connection
         self._thread = thread
+        self._reserve = Reserve(path.with_name(path.name + "-reserve"))
+        thread.submit(self._reserve.keep)
 
     @classmethod
     async def open(cls, path: Path) -> Store:
@@ -65,10 +68,10 @@ class Store:
 
     async def save(self, record: SandboxRecord) -> None:
         """Replaces the row of this id."""
-        await self._run(lambda: self._connection.execute(_UPSERT, _to_row(record)))
+        await self._run(lambda: self._at_any_rate(_UPSERT, _to_row(record)))
 
     async def delete(self, sandbox_id: str) -> None:
-        await self._run(lambda: self._connection.execute("DELETE FROM sandboxes WHERE id = ?", (sandbox_id,)))
+        await self._run(lambda: self._at_any_rate("DELETE FROM sandboxes WHERE id = ?", (sandbox_id,)))
 
     async def sandboxes(self) -> list[SandboxRecord]:
         """All rows, oldest first."""
@@ -111,6 +114,17 @@ class Store:
             return await asyncio.shield(asyncio.wrap_future(self._thread.submit(work)))
         except sqlite3.OperationalError as error:
             raise SandboxdError(DAEMON_STATE_NOT_WRITTEN, path=self._path, reason=f"{error}.") from error
+
+    def _at_any_rate(self, statement: str, values: tuple[object, ...]) -> None:
+        """Also on a full disk: what has ended must be written down, and what is to go must be able to go."""
+        try:
+            self._connection.execute(statement, values)
+        except sqlite3.OperationalError:
+            if not self._reserve.release():
+                raise
+            self._connection.execute(statement, values)
+        else:
+            self._reserve.keep()
 
     def _append_event(self, event: EventRecord) -> None:
         row = (event.unix_ns, event.type, event.action, event.id, event.name, json.dumps(event.attributes))
